@@ -1,0 +1,257 @@
+"""Collect: one epoch of N growing networks, in one order for every policy.
+
+    decide -> act (apply, tick, edit, settle) -> train -> evaluate -> attribute -> observe -> reward
+
+Role: the only place where the control plane and a device strategy meet. There is no second training loop:
+learned, scripted, random and static policies, and every arm of a comparison, run through `advance`.
+Neighbours: `rules` for what may happen, `phases.validate` and `phases.reward` for the two other phases,
+`runner.loop` around it.
+"""
+
+import time
+from typing import Any
+
+import attrs
+import numpy as np
+
+from esper_core.model.program import Program
+from esper_core.phases import reward, validate
+from esper_core.plugin.protocols import Device, Policy, RewardFamily, Transition, View
+from esper_core.rules import actions, lifecycle, observation, ramps, schedules
+from esper_core.rules.gates import GrowthRules
+from esper_core.rules.randomness import Purpose, permutations, uniforms
+from esper_core.state.actions import HEADS, Decision
+from esper_core.state.arrays import Bools, Floats, Ints
+from esper_core.state.attribution import Attribution
+from esper_core.state.evidence import Evidence
+from esper_core.state.plans import TrainCounts, TrainPlan
+from esper_core.state.rollout import Rollout
+from esper_core.state.signals import HostSignals
+from esper_core.state.slots import SlotTable, Stage
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Cast:
+    """Who takes part: the program and the plugins that carry it out."""
+
+    program: Program
+    device: Device
+    policy: Policy
+    reward: RewardFamily
+    host_parameters: int
+
+    @property
+    def rules(self) -> GrowthRules:
+        """Growth settings at the episode's length."""
+        return GrowthRules(self.program.growth, self.program.train.epochs)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Episode:
+    """N environments between two epochs.
+
+    Attributes:
+        round_index: number of the round, from 0.
+        epoch: that comes next, from 0.
+        envs: `[N]` numbers of the environments.
+        slots: where every seed stands.
+        evidence: what was measured about it.
+        signals: what was measured about the hosts.
+        tensors: the device strategy's record.
+        memory: the policy's.
+        rollout: what happened so far.
+    """
+
+    round_index: int
+    epoch: int
+    envs: Ints
+    slots: SlotTable
+    evidence: Evidence
+    signals: HostSignals
+    tensors: Any
+    memory: Any
+    rollout: Rollout
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EpochReport:
+    """Everything that happened in an epoch, for events and displays; training never reads it.
+
+    Attributes:
+        before: slots when the decision was made.
+        tried: slots after the decision and the tick, before new seeds were built.
+        after: slots during the epoch.
+        decision: what was asked for.
+        refused: `[N]` of `Refusal`.
+        built: `[N, S]` new seeds that passed G1.
+        attribution: of the validation.
+        counts: of the training.
+        payment: the reward and its components.
+        wait_ms: waiting for data.
+        device_ms: training and evaluation.
+        host_ms: everything else.
+    """
+
+    before: SlotTable
+    tried: SlotTable
+    after: SlotTable
+    decision: Decision
+    refused: Ints
+    built: Bools
+    attribution: Attribution
+    counts: TrainCounts
+    payment: reward.Payment
+    wait_ms: float
+    device_ms: float
+    host_ms: float
+
+
+def begin(cast: Cast, envs: Ints, round_index: int, planted: SlotTable | None = None) -> Episode:
+    """Newborn hosts.
+
+    Args:
+        cast: who takes part.
+        envs: `[N]` numbers of the environments; they key everything random.
+        round_index: number of the round, from 0.
+        planted: seeds that are there from the start; absent means none.
+    """
+    count = len(cast.program.sites)
+    slots = SlotTable.empty(len(envs), count)
+    tensors = cast.device.start(envs, round_index)
+    if planted is not None:
+        tensors, _ = cast.device.edit(tensors, lifecycle.edits(slots, planted))
+        slots = planted
+    return Episode(
+        round_index=round_index,
+        epoch=0,
+        envs=envs,
+        slots=slots,
+        evidence=Evidence.unknown(len(envs), count),
+        signals=HostSignals.unknown(len(envs)),
+        tensors=tensors,
+        memory=cast.policy.start(len(envs)),
+        rollout=Rollout.empty(cast.program.train.epochs, len(envs)),
+    )
+
+
+def advance(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
+    """Play one epoch; the old episode must not be used again."""
+    started = time.perf_counter()
+    program, rules = cast.program, cast.rules
+    decision, memory = _decide(cast, episode)
+    acted, refused = lifecycle.apply(episode.slots, episode.evidence, decision, program.space, rules)
+    tried = lifecycle.tick(acted, rules)
+    tensors, built = cast.device.edit(episode.tensors, lifecycle.edits(episode.slots, tried))
+    slots = lifecycle.settle(tried, built)
+    tensors, counts = cast.device.train(tensors, train_plan(program, episode, slots))
+    attribution, evaluated_ms = _evaluate(cast, episode, slots, tensors)
+    evidence = observation.evidence(
+        episode.evidence, slots, attribution, counts, cast.host_parameters, program.growth
+    )
+    signals = observation.signals(episode.signals, attribution, counts)
+    aged = lifecycle.age(slots)
+    payment = reward.pay(
+        cast.reward,
+        Transition(
+            epoch=episode.epoch,
+            epochs=program.train.epochs,
+            before=episode.slots,
+            after=aged,
+            signals_before=episode.signals,
+            signals=signals,
+            evidence=evidence,
+            decision=decision,
+            refused=refused,
+            host_parameters=cast.host_parameters,
+        ),
+    )
+    episode.rollout.record(episode.epoch, decision, refused, payment.total, signals)
+    following = attrs.evolve(
+        episode,
+        epoch=episode.epoch + 1,
+        slots=aged,
+        evidence=evidence,
+        signals=signals,
+        tensors=tensors,
+        memory=memory,
+    )
+    device_ms = counts.device_ms + evaluated_ms
+    elapsed_ms = (time.perf_counter() - started) * 1e3
+    report = EpochReport(
+        before=episode.slots,
+        tried=tried,
+        after=slots,
+        decision=decision,
+        refused=refused,
+        built=built,
+        attribution=attribution,
+        counts=counts,
+        payment=payment,
+        wait_ms=counts.wait_ms,
+        device_ms=device_ms,
+        host_ms=elapsed_ms - device_ms - counts.wait_ms,
+    )
+    return following, report
+
+
+def train_plan(program: Program, episode: Episode, slots: SlotTable) -> TrainPlan:
+    """What every environment trains in the coming epoch.
+
+    Batches are full; the remainder of an epoch rotates with its permutation. Every environment draws its own
+    batches, keyed by its number, so that N changes nobody's data.
+    """
+    train, growth = program.train, program.growth
+    size = len(program.problem.fit)
+    steps = min(size // train.batch_size, train.train_batches or size)
+    order = permutations(
+        size, program.root, Purpose.BATCHES, episode.round_index, episode.envs, episode.epoch
+    )
+    indices = order[:, : steps * train.batch_size].reshape(len(order), steps, train.batch_size)
+    stages = (Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
+    training = slots.within(stages[:3] if growth.freeze_fossils else stages)
+    return TrainPlan(
+        epoch=episode.epoch,
+        indices=indices,
+        rate=schedules.rates(train, episode.epoch, steps),
+        sampled=np.arange(steps) % train.statistics_stride == 0,
+        influence=ramps.influence(slots),
+        incubating=slots.stage == Stage.TRAINING,
+        training=training & ~slots.withdrawing,
+        input_gain=growth.input_gain,
+    )
+
+
+def _decide(cast: Cast, episode: Episode) -> tuple[Decision, Any]:
+    """Ask the policy; it sees what can be seen and gets its randomness as an argument."""
+    program = cast.program
+    masks = actions.masks(episode.slots, episode.evidence, program.space, cast.rules)
+    view = View(
+        epoch=episode.epoch,
+        epochs=program.train.epochs,
+        slots=episode.slots,
+        evidence=episode.evidence,
+        signals=episode.signals,
+        masks=masks,
+    )
+    draws: Floats = uniforms(
+        program.root,
+        Purpose.POLICY,
+        episode.round_index,
+        episode.envs[:, None],
+        episode.epoch,
+        np.arange(len(HEADS)),
+    )
+    choice = cast.policy.decide(view, episode.memory, draws)
+    return choice.decision, choice.memory
+
+
+def _evaluate(cast: Cast, episode: Episode, slots: SlotTable, tensors: Any) -> tuple[Attribution, float]:
+    """Fused validation; also the milliseconds it took on the device."""
+    program = cast.program
+    limit = program.train.validation_batches
+    samples = None if limit is None else limit * program.train.batch_size
+    keys = (program.root, episode.round_index, episode.envs, episode.epoch)
+    question = validate.ask(slots, keys, "validation", samples)
+    counts = cast.device.evaluate(tensors, question.plan)
+    higher = program.problem.higher_is_better
+    return validate.read(question, counts, higher_is_better=higher), counts.device_ms

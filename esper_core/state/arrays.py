@@ -1,0 +1,26 @@
+"""Array types that the records use, and how a record refuses a wrong one.
+
+Role: one name per dtype, one shape check. Neighbours: every record in this package.
+"""
+
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def expect_shape(record: object, field: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless `array` has exactly `shape`; the message names the record and the field."""
+    if array.shape != shape:
+        raise ValueError(f"{type(record).__name__}.{field} has shape {array.shape}, expected {shape}")
+
+
+def expect_table(record: Any, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless every array of an attrs record has exactly `shape`."""
+    for attribute in attrs.fields(type(record)):
+        expect_shape(record, attribute.name, getattr(record, attribute.name), shape)

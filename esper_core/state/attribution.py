@@ -1,0 +1,42 @@
+"""Who earned the score: values of coalitions of seeds, with standard errors.
+
+Role: the record that `phases.validate` returns. Scores are oriented: higher is always better here.
+Neighbours: evidence is filled from it, events print it.
+"""
+
+import attrs
+
+from esper_core.state.arrays import Bools, Floats
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Attribution:
+    """Scores of an epoch and what every seed contributed to them.
+
+    Attributes:
+        loss: `[N]` mean loss of the network as it stands.
+        score: `[N]` its score; `score_error` its standard error.
+        committed: `[N]` score with committed seeds only; `committed_error` its standard error.
+        bare: `[N]` score with no seed.
+        players: `[N, S]` seeds that were switched on and off.
+        contribution: `[N, S]` score minus the score without the seed (leave one out); NaN without a player.
+        shapley: `[N, S]` Shapley share of score minus bare; NaN without a player.
+        interaction: `[N, S, S]` v(ij) - v(i) - v(j) + v(none) for pairs of players, where measured; else
+            NaN.
+        contact: `[N, S]` relative rise of the loss at a TRAINING seed's first contact; else NaN.
+    """
+
+    loss: Floats
+    score: Floats
+    score_error: Floats
+    committed: Floats
+    committed_error: Floats
+    bare: Floats
+    players: Bools
+    contribution: Floats
+    contribution_error: Floats
+    shapley: Floats
+    shapley_error: Floats
+    interaction: Floats
+    interaction_error: Floats
+    contact: Floats

@@ -1,0 +1,148 @@
+"""Settings that the pure functions take.
+
+Role: the numbers a user may change, as frozen records with validated fields; nothing here reads a file.
+Neighbours: `runner.config` parses TOML into these records; `rules`, `phases` and device strategies read them.
+"""
+
+import math
+from typing import Any, Literal
+
+from attrs import Attribute, field, frozen
+from attrs.validators import deep_iterable, ge, gt, le, lt, min_len, optional
+
+CurveName = Literal["linear", "cosine", "sigmoid-gentle", "sigmoid", "sigmoid-sharp"]
+BlendName = Literal["add", "multiply", "gate"]
+
+
+def finite(instance: object, attribute: "Attribute[Any]", value: float) -> None:
+    """Validator: refuse infinities and NaN."""
+    if not math.isfinite(value):
+        raise ValueError(f"'{attribute.name}' must be finite, not {value}")
+
+
+def distinct(instance: object, attribute: "Attribute[Any]", value: tuple[object, ...]) -> None:
+    """Validator: refuse a list that names an entry twice."""
+    repeated = sorted({str(v) for v in value if value.count(v) > 1})
+    if repeated:
+        raise ValueError(f"'{attribute.name}' names {', '.join(repeated)} more than once")
+
+
+def _share(default: float) -> Any:
+    return field(default=default, validator=[ge(0.0), lt(1.0)])
+
+
+def _count(default: int) -> Any:
+    return field(default=default, validator=ge(1))
+
+
+def _limit() -> Any:
+    return field(default=None, validator=optional(ge(1)))
+
+
+@frozen(kw_only=True)
+class GrowthSettings:
+    """What may grow, how fast, and which evidence a gate asks for.
+
+    Shares (`*_dwell`, `embargo`) are fractions of the episode, rounded up to whole epochs, so that an
+    episode of another length keeps its rhythm. Ratios and health are dimensionless; contributions are in
+    units of the task's score.
+    """
+
+    blueprints: tuple[str, ...] = field(default=(), validator=distinct)
+    """Names of the blueprints that may germinate; empty means every built-in one that fits a slot."""
+    slots: tuple[str, ...] = field(default=(), validator=distinct)
+    """Names of the slots that may grow; empty means all slots of the host."""
+    blends: tuple[BlendName, ...] = field(default=("add",), validator=[min_len(1), distinct])
+    """How a seed's change may enter the host; chosen at germination."""
+    targets: tuple[float, ...] = field(
+        default=(0.5, 1.0), validator=[min_len(1), distinct, deep_iterable([gt(0.0), le(1.0)])]
+    )
+    """Influences that a ramp may aim at, each in (0, 1]."""
+    speeds: tuple[int, ...] = field(default=(0, 2, 4), validator=[min_len(1), distinct, deep_iterable(ge(0))])
+    """Lengths of a ramp in epochs; 0 jumps."""
+    curves: tuple[CurveName, ...] = field(
+        default=("linear", "cosine", "sigmoid"), validator=[min_len(1), distinct]
+    )
+    """Shapes of a ramp."""
+    max_live: int = _count(1)
+    """Seeds of one environment that may be alive and uncommitted at the same time."""
+    budget: int | None = field(default=None, validator=optional(ge(0)))
+    """Hard limit of added parameters per environment, fossils included; absent means no limit."""
+    training_dwell: float = _share(0.1)
+    """Share of the episode that a seed trains alone before it may ADVANCE."""
+    prune_dwell: float = _share(0.0)
+    """Share of the episode that a seed must have lived before it may be pruned."""
+    embargo: float = _share(0.05)
+    """Share of the episode that a slot spends EMBARGOED after a prune; at least one epoch, and one epoch each
+    in PRUNED and RESETTING comes on top."""
+    auto_advance: bool = False
+    """Advance as soon as the gate opens instead of waiting for the controller."""
+    min_health: float = field(default=0.7, validator=[ge(0.0), le(1.0)])
+    """Gradient health in [0, 1] that ADVANCE asks for."""
+    min_contribution: float = field(default=0.0, validator=finite)
+    """Measured contribution (units of the score) that FOSSILIZE asks for."""
+    contact_bound: float = field(default=0.1, validator=[gt(0.0), finite])
+    """Largest relative rise of the validation loss at the first step of the ramp that ADVANCE accepts."""
+    incubation_cap: float = field(default=1.0, validator=[gt(0.0), finite])
+    """Largest norm of a seed's proposed change, relative to the host's, that incubation trains towards."""
+    input_gain: float = field(default=1.0, validator=[ge(0.0), le(1.0)])
+    """Share of the seed's gradient that reaches the host through the seed's input once it blends."""
+    freeze_fossils: bool = False
+    """Stop training a seed once it is committed."""
+    ratio_memory: float = _share(0.9)
+    """Weight of the past in the moving average of the seed-to-host gradient ratio, per epoch."""
+    velocity_memory: float = _share(0.7)
+    """Weight of the past in the moving average of the contribution's change, per epoch."""
+
+
+@frozen(kw_only=True)
+class OptimizerSettings:
+    """How one kind of parameter group (the host, or every seed) is trained."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Update rule, as in torch.optim."""
+    lr: float = field(default=0.05, validator=[gt(0.0), finite])
+    """Learning rate at the top of the schedule."""
+    momentum: float = _share(0.9)
+    """Momentum of `sgd`; `adamw` does not read it."""
+    beta1: float = _share(0.9)
+    """First moment's memory of `adamw`; `sgd` does not read it."""
+    beta2: float = _share(0.999)
+    """Second moment's memory of `adamw`; `sgd` does not read it."""
+    eps: float = field(default=1e-8, validator=[gt(0.0), finite])
+    """Term that keeps the division of `adamw` finite."""
+    weight_decay: float = field(default=0.0, validator=[ge(0.0), finite])
+    """Coupled (L2) for `sgd`, decoupled for `adamw`."""
+    clip: float = field(default=1.0, validator=[ge(0.0), finite])
+    """Largest gradient norm of a group in one step; 0 turns clipping off."""
+
+
+@frozen(kw_only=True)
+class TrainSettings:
+    """How the hosts of one episode are trained; the same for every policy and every arm of a comparison."""
+
+    epochs: int = _count(24)
+    """Length of an episode, in epochs."""
+    batch_size: int = _count(32)
+    """Samples per training step; the remainder of an epoch rotates with its permutation."""
+    train_batches: int | None = _limit()
+    """Limit of training steps per epoch; absent means all full batches."""
+    validation_batches: int | None = _limit()
+    """Limit of validation batches (of `batch_size`) per epoch; absent means every sample once."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape of the learning rate over the episode's steps, shared by host and seeds."""
+    warmup: float = _share(0.0)
+    """Share of the episode in which the learning rate rises linearly from 0."""
+    clip_scope: Literal["group", "joint"] = "group"
+    """`group` clips the host and each seed on its own; `joint` clips all but incubating seeds together."""
+    statistics_stride: int = _count(1)
+    """Every how many steps gradient statistics are taken."""
+    host: OptimizerSettings = field(factory=OptimizerSettings)
+    """Update rule of the host."""
+    seed: OptimizerSettings = field(factory=OptimizerSettings)
+    """Update rule of every seed, fossils included."""
+
+
+def epochs_of(share: float, epochs: int) -> int:
+    """Whole epochs of a share of an episode of `epochs` epochs: 0 stays 0, anything else is at least 1."""
+    return min(epochs, max(int(share > 0), math.ceil(share * epochs - 1e-9)))

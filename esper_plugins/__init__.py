@@ -1,0 +1,120 @@
+"""What Esper brings along, registered the way a stranger's plugin is.
+
+Role: the registration module behind the entry point `esper`. It names builders and settings by import string
+and imports neither torch, numpy nor scikit-learn.
+Neighbours: the packages beside it have the builders; `esper_core.plugin` is all of the core that they import.
+"""
+
+from collections.abc import Iterator
+
+from esper_core.plugin import Blueprint, Device, Policy, Reward, Sink, Task, hookimpl
+
+ESPER_API = 1
+
+
+@hookimpl
+def esper_blueprints() -> Iterator[Blueprint]:
+    """Seeds for vectors and for maps."""
+    yield Blueprint(
+        name="esper/linear",
+        build="esper_plugins.blueprints.vector:linear",
+        fits={"vector"},
+        summary="Linear map of a vector",
+    )
+    yield Blueprint(
+        name="esper/lowrank",
+        build="esper_plugins.blueprints.vector:lowrank",
+        settings="esper_plugins.blueprints.settings:LowRank",
+        fits={"vector"},
+        summary="Linear map of a vector through a narrow middle",
+    )
+    yield Blueprint(
+        name="esper/norm",
+        build="esper_plugins.blueprints.maps:norm",
+        fits={"map"},
+        summary="Normalisation of a map, channel by channel",
+    )
+    yield Blueprint(
+        name="esper/depthwise",
+        build="esper_plugins.blueprints.maps:depthwise",
+        fits={"map"},
+        summary="Depthwise separable convolution",
+    )
+    yield Blueprint(
+        name="esper/conv_light",
+        build="esper_plugins.blueprints.maps:conv_light",
+        fits={"map"},
+        summary="Light convolution",
+    )
+
+
+@hookimpl
+def esper_rewards() -> Iterator[Reward]:
+    """Reward families."""
+    yield Reward(
+        name="esper/shipped",
+        build="esper_plugins.rewards.shipped:build",
+        settings="esper_plugins.rewards.settings:Shipped",
+        summary="Score of the network that ships, minus rent",
+    )
+
+
+@hookimpl
+def esper_policies() -> Iterator[Policy]:
+    """Controllers that do not learn."""
+    yield Policy(
+        name="esper/static",
+        build="esper_plugins.policies.static:build",
+        summary="Never grows anything",
+    )
+    yield Policy(
+        name="esper/scripted",
+        build="esper_plugins.policies.scripted:build",
+        settings="esper_plugins.policies.settings:Scripted",
+        summary="Follows a schedule from the configuration",
+    )
+    yield Policy(
+        name="esper/random",
+        build="esper_plugins.policies.random:build",
+        summary="Chooses among the actions that would succeed",
+    )
+
+
+@hookimpl
+def esper_devices() -> Iterator[Device]:
+    """Device strategies."""
+    yield Device(
+        name="esper/single",
+        build="esper_plugins.devices.single:build",
+        settings="esper_plugins.devices.settings:Single",
+        summary="All environments on one device",
+    )
+
+
+@hookimpl
+def esper_tasks() -> Iterator[Task]:
+    """Tasks that need no download."""
+    yield Task(
+        name="esper/digits",
+        build="esper_plugins.tasks.digits:build",
+        settings="esper_plugins.tasks.settings:Digits",
+        preset="esper_plugins.tasks:digits.toml",
+        summary="Handwritten digits, 8x8 pixels",
+    )
+    yield Task(
+        name="esper/spirals",
+        build="esper_plugins.tasks.spirals:build",
+        settings="esper_plugins.tasks.settings:Spirals",
+        preset="esper_plugins.tasks:spirals.toml",
+        summary="Interleaved spirals in the plane, made in place",
+    )
+
+
+@hookimpl
+def esper_sinks() -> Iterator[Sink]:
+    """Receivers of events."""
+    yield Sink(
+        name="esper/jsonl",
+        build="esper_plugins.sinks.jsonl:build",
+        summary="Lossless file, one event a line",
+    )

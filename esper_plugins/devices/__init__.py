@@ -1,0 +1,1 @@
+"""Device strategies: executor x placement. `single` runs on one device with the `loop` executor."""

@@ -1,0 +1,175 @@
+"""Blocks: parameters, optimizer state and buffers of R modules of one structure, stacked.
+
+Every named tensor of shape `shape` is a view `[R, *shape]` on one flat `[R, P]` block, so that a row is one
+environment's (or one seed's) complete state: snapshot, migration and removal are copies of rows, and norms,
+clipping and optimizer steps are operations on whole blocks.
+
+Role: storage. Neighbours: `optimizers` steps blocks, `loop` binds modules to their rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+
+@attrs.frozen(eq=False)
+class Layout:
+    """Names, shapes and offsets of the parameters of one structure.
+
+    Attributes:
+        names: of the trainable parameters.
+        shapes: theirs.
+        buffers: names of the buffers (and of parameters that do not train).
+        ties: further names of parameters that are shared, with the name that they are listed under.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    buffers: tuple[str, ...]
+    ties: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Layout":
+        """Layout of a module; parameters that are shared are counted once."""
+        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
+        buffers = [name for name, _ in module.named_buffers()]
+        listed = {id(p): name for name, p in module.named_parameters()}
+        ties = [
+            (name, listed[id(p)])
+            for name, p in module.named_parameters(remove_duplicate=False)
+            if listed[id(p)] != name
+        ]
+        return cls(
+            names=tuple(trainable),
+            shapes=tuple(p.shape for p in trainable.values()),
+            buffers=(*fixed, *buffers),
+            ties=tuple(ties),
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers per parameter."""
+        return tuple(shape.numel() for shape in self.shapes)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The named views `[..., *shape]` of a flat `[..., P]` tensor."""
+        lead = flat.shape[:-1]
+        pieces = flat.split(self.sizes, dim=-1)
+        return [p.view(*lead, *shape) for p, shape in zip(pieces, self.shapes, strict=True)]
+
+
+@attrs.frozen(eq=False)
+class Block:
+    """State of R modules of one structure.
+
+    Attributes:
+        layout: what the columns mean.
+        values: `[R, P]` parameters.
+        state: `[R, P]` per name of the optimizer's state.
+        steps: `[R]` optimizer steps taken.
+        buffers: `[R, ...]` by name.
+    """
+
+    layout: Layout
+    values: Tensor
+    state: dict[str, Tensor]
+    steps: Tensor
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, modules: Sequence[nn.Module], layout: Layout, state: tuple[str, ...], like: Tensor
+    ) -> "Block":
+        """Stack modules; their optimizer state is zero.
+
+        Args:
+            modules: of one structure.
+            layout: theirs.
+            state: names of the optimizer's state tensors.
+            like: gives dtype and device.
+        """
+        parameters = [dict(m.named_parameters()) for m in modules]
+        values = torch.stack(
+            [torch.cat([p[name].detach().reshape(-1) for name in layout.names]) for p in parameters]
+        ).to(like)
+        everything = [{**p, **dict(m.named_buffers())} for p, m in zip(parameters, modules, strict=True)]
+        return cls(
+            layout=layout,
+            values=values,
+            state={name: torch.zeros_like(values) for name in state},
+            steps=torch.zeros(len(modules), dtype=torch.int64, device=values.device),
+            buffers={
+                name: _cast(torch.stack([e[name].detach() for e in everything]), like)
+                for name in layout.buffers
+            },
+        )
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return len(self.values)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor with its name; the first axis of each is the row."""
+        for name, view in zip(self.layout.names, self.layout.views(self.values), strict=True):
+            yield f"parameters/{name}", view
+        for kind, flat in self.state.items():
+            for name, view in zip(self.layout.names, self.layout.views(flat), strict=True):
+                yield f"{kind}/{name}", view
+        yield "steps", self.steps
+        for name, buffer in self.buffers.items():
+            yield f"buffers/{name}", buffer
+
+    def take(self, rows: list[int]) -> "Block":
+        """A block of copies of some rows."""
+        return self._map(lambda t: t[rows])
+
+    def join(self, other: "Block") -> "Block":
+        """This block's rows, then the other's."""
+        return attrs.evolve(
+            self,
+            values=torch.cat([self.values, other.values]),
+            state={name: torch.cat([t, other.state[name]]) for name, t in self.state.items()},
+            steps=torch.cat([self.steps, other.steps]),
+            buffers={name: torch.cat([t, other.buffers[name]]) for name, t in self.buffers.items()},
+        )
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Block":
+        return attrs.evolve(
+            self,
+            values=function(self.values),
+            state={name: function(t) for name, t in self.state.items()},
+            steps=function(self.steps),
+            buffers={name: function(t) for name, t in self.buffers.items()},
+        )
+
+
+def bind(module: nn.Module, block: Block, row: int) -> list[nn.Parameter]:
+    """Make a module's parameters and buffers views of a row, and return its trainable parameters.
+
+    Training the module then trains the row; nothing is copied in a step.
+    """
+    fixed_names = {name for name, p in module.named_parameters() if not p.requires_grad}
+    bound: dict[str, nn.Parameter] = {}
+    for name, view in zip(block.layout.names, block.layout.views(block.values[row]), strict=True):
+        bound[name] = nn.Parameter(view)
+        _place(module, name, bound[name])
+    for name, buffer in block.buffers.items():
+        view = buffer[row]
+        _place(module, name, nn.Parameter(view, requires_grad=False) if name in fixed_names else view)
+    for alias, name in block.layout.ties:
+        _place(module, alias, module.get_parameter(name))
+    return list(bound.values())
+
+
+def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, tensor)
+
+
+def _cast(buffer: Tensor, like: Tensor) -> Tensor:
+    """Floating buffers get the block's dtype, counters keep theirs."""
+    return buffer.to(like) if buffer.is_floating_point() else buffer.to(like.device)

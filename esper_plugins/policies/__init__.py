@@ -1,0 +1,1 @@
+"""Policies: controllers of N environments, all through the one loop."""

@@ -1,0 +1,128 @@
+"""The policy `scripted`: a schedule of actions, for demonstrations, oracles and tests."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from esper_core.plugin import (
+    HEADS,
+    ActionSpace,
+    Bools,
+    Choice,
+    ConfigError,
+    Decision,
+    Floats,
+    Ints,
+    Op,
+    PolicyContext,
+    View,
+    name_of,
+)
+from esper_plugins.policies.settings import Scripted, ScriptStep
+
+
+def build(context: PolicyContext, settings: Scripted) -> "Script":
+    """The policy for a vocabulary of actions.
+
+    Raises:
+        ConfigError: a step names something that the run does not have.
+    """
+    return Script(context, settings)
+
+
+class Script:
+    """Steps in order; an environment carries out at most one in an epoch."""
+
+    def __init__(self, context: PolicyContext, settings: Scripted) -> None:
+        """Translate names into indices."""
+        self._steps = settings.steps
+        self._heads = [_translate(number, step, context) for number, step in enumerate(settings.steps)]
+
+    def start(self, envs: int) -> Bools:
+        """Memory: `[N, steps]`, the step was carried out or tried."""
+        return np.zeros((envs, len(self._steps)), np.bool_)
+
+    def decide(self, view: View, memory: Bools, uniforms: Floats) -> Choice:
+        """The first step of every environment that is due."""
+        envs = len(memory)
+        heads: dict[str, Ints] = {head: np.zeros(envs, np.int64) for head in HEADS}
+        tried = memory.copy()
+        idle = np.ones(envs, np.bool_)
+        for number, (step, wanted) in enumerate(zip(self._steps, self._heads, strict=True)):
+            now = idle & ~memory[:, number] & _follows(step, envs)
+            if step.wait:
+                now &= (view.epoch >= step.epoch) & _possible(view, wanted)
+            else:
+                now &= view.epoch == step.epoch
+            for head in HEADS:
+                heads[head][now] = wanted[head]
+            tried[now, number] = True
+            idle &= ~now
+        return Choice(decision=Decision(**heads), memory=tried)
+
+    def state(self) -> Mapping[str, Any]:
+        """It learns nothing."""
+        return {}
+
+
+def _follows(step: ScriptStep, envs: int) -> Bools:
+    return np.isin(np.arange(envs), step.envs) if step.envs else np.ones(envs, np.bool_)
+
+
+def _possible(view: View, wanted: Mapping[str, int]) -> Bools:
+    """`[N]`: the action would succeed."""
+    op, slot = wanted["op"], wanted["slot"]
+    possible: Bools = view.masks.slot[:, op, slot].copy()
+    if op == Op.GERMINATE:
+        possible &= view.masks.blend[:, slot, wanted["blueprint"], wanted["blend"]]
+    if op == Op.SET_ALPHA_TARGET:
+        possible &= view.masks.target[:, slot, wanted["target"]]
+    return possible
+
+
+def _translate(number: int, step: ScriptStep, context: PolicyContext) -> dict[str, int]:
+    space = context.space
+    where = f"policy.steps[{number}]"
+    if step.epoch >= context.epochs:
+        raise ConfigError(f"{where}: epoch = {step.epoch} is not in an episode of {context.epochs} epochs")
+    if step.op == "germinate" and step.blueprint is None:
+        raise ConfigError(
+            f"{where}: op = 'germinate' needs a blueprint; one of {', '.join(space.blueprints)}"
+        )
+    heads = {"op": int(Op[step.op.upper().replace("-", "_")])}
+    choices: dict[str, tuple[Any, Sequence[Any]]] = {
+        "slot": (step.slot, space.slots),
+        "blueprint": (_full(step.blueprint, space), space.blueprints),
+        "blend": (step.blend, [name_of(b) for b in space.blends]),
+        "curve": (step.curve, [name_of(c) for c in space.curves]),
+        "target": (step.target, space.targets.tolist()),
+        "speed": (step.speed, space.speeds.tolist()),
+    }
+    for head, (value, valid) in choices.items():
+        heads[head] = 0 if value is None else _index(f"{where}.{head}", value, valid)
+    _refuse_misfit(where, step, heads, space)
+    return heads
+
+
+def _full(name: str | None, space: ActionSpace) -> str | None:
+    """A bare blueprint name becomes the full one while it is unique."""
+    matches = [full for full in space.blueprints if name is not None and full.split("/")[1] == name]
+    return matches[0] if len(matches) == 1 else name
+
+
+def _index(where: str, value: Any, valid: Sequence[Any]) -> int:
+    if value in valid:
+        return list(valid).index(value)
+    names = [str(v) for v in valid]
+    near = get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{where} = {value!r} is not one of {', '.join(names)}{hint}")
+
+
+def _refuse_misfit(where: str, step: ScriptStep, heads: Mapping[str, int], space: ActionSpace) -> None:
+    if step.op == "germinate" and not space.fits[heads["slot"], heads["blueprint"], heads["blend"]]:
+        raise ConfigError(f"{where}: blueprint {step.blueprint!r} does not fit the slot {step.slot!r}")
+    if not space.enabled[heads["slot"]]:
+        raise ConfigError(f"{where}: slot {step.slot!r} is not among growth.slots")

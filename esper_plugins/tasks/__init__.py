@@ -1,0 +1,1 @@
+"""Tasks: data in three disjoint parts, a host, a loss and a score."""
