@@ -75,6 +75,20 @@ class Program:
         with keyed_generator(torch_seed(self.root, Purpose.SEED, *keys, site)):
             return build_seed(self.blueprints[blueprint], self.sites[site], self.space.blends[blend])
 
+    def parameter_names(self, key: tuple[int, int, int] | None) -> tuple[str, ...]:
+        """Names that `GradientStatistics.culprit` indexes.
+
+        Args:
+            key: site, blueprint and blend of a seed; None for the host.
+        """
+        with keyed_generator(0):
+            module = (
+                build_host(self.problem.host)
+                if key is None
+                else build_seed(self.blueprints[key[1]], self.sites[key[0]], self.space.blends[key[2]])
+            )
+        return tuple(name for name, p in module.named_parameters() if p.requires_grad)
+
 
 def build_host(part: Part) -> Host:
     """Build a host and check that it keeps the contract of `model.hosts`.

@@ -269,8 +269,9 @@ def _schedule(
 
 
 def _enter(slots: SlotTable, where: Bools, stage: Stage) -> SlotTable:
+    moves = where & (slots.stage != stage)
     return attrs.evolve(
-        slots, stage=np.where(where, int(stage), slots.stage), dwell=np.where(where, 0, slots.dwell)
+        slots, stage=np.where(moves, int(stage), slots.stage), dwell=np.where(moves, 0, slots.dwell)
     )
 
 

@@ -32,7 +32,6 @@ class Epoch:
     Attributes:
         before: when the decision was made.
         evidence: that the decision saw.
-        masks: what was offered.
         decision: what was asked for.
         refused: `[N]` of `Refusal`.
         acted: after `lifecycle.apply`.
@@ -44,7 +43,6 @@ class Epoch:
 
     before: SlotTable
     evidence: Evidence
-    masks: Masks
     decision: Decision
     refused: Ints
     acted: SlotTable
@@ -78,7 +76,6 @@ def live(
     return Epoch(
         before=slots,
         evidence=evidence,
-        masks=actions.masks(slots, evidence, space, rules),
         decision=decision,
         refused=refused,
         acted=acted,

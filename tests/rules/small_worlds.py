@@ -15,7 +15,7 @@ from esper_core.state.slots import PLANTED, SlotTable, Stage
 Record = TypeVar("Record")
 
 SMALL, WIDE = 0, 1
-"""Indices of the two blueprints: SMALL costs 10 in every slot, WIDE costs 100 and does not fit the first slot."""
+"""Indices of the two blueprints: SMALL costs 10 in every slot, WIDE 100 and does not fit the first slot."""
 
 
 def space_of(slots: int = 2, **changes: Any) -> ActionSpace:

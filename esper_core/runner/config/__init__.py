@@ -67,7 +67,8 @@ def load(
         ConfigError: with one line for everything that is wrong.
         PluginError: if all that is wrong is plugins.
     """
-    return resolve(stack(source, sets, flags or {}, catalogue, preset=preset), catalogue)
+    tree = stack(source, sets, flags or {}, catalogue, preset=preset)
+    return resolve(tree, catalogue, source=source_layer(source).origin)
 
 
 def origins(
@@ -80,7 +81,8 @@ def origins(
 ) -> dict[str, str]:
     """Who set each value of what `load` returns for the same arguments, by dotted key; see `load`."""
     tree = stack(source, sets, flags or {}, catalogue, preset=preset)
-    found = {keys: lookup(tree, keys) for keys, _ in flatten(resolve(tree, catalogue))}
+    config = resolve(tree, catalogue, source=source_layer(source).origin)
+    found = {keys: lookup(tree, keys) for keys, _ in flatten(config)}
     return {dotted(keys): leaf.origin if leaf else DEFAULT for keys, leaf in found.items()}
 
 

@@ -22,13 +22,15 @@ Offer = Entry[Component]
 class Report:
     """Problems so far, and every key that would have been right."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, source: str) -> None:
         """Begin with no problem.
 
         Args:
             tree: of all layers; it knows who set a value.
+            source: where a value that nobody set should have been.
         """
         self.tree = tree
+        self._source = source
         self.keys: list[Keys] = []
         self._lines: list[str] = []
         self._unknown: list[tuple[Keys, str]] = []
@@ -37,8 +39,8 @@ class Report:
     def add(self, keys: Keys, reason: str, *, plugin: bool = False) -> None:
         """Note a problem of the value at `keys`; `plugin` if it is the fault of one."""
         leaf = lookup(self.tree, keys)
-        origin = f"{leaf.origin}: " if leaf else ""
-        self._lines.append(f"{origin}{dotted(keys)}: {reason}")
+        origin = leaf.origin if leaf else self._source
+        self._lines.append(f"{origin}: {dotted(keys)}: {reason}")
         self._only_plugins &= plugin
 
     def unknown(self, keys: Keys, owner: Offer | None = None) -> None:

@@ -31,18 +31,19 @@ from esper_core.state.settings import GrowthSettings, TrainSettings
 Offer = Entry[Component]
 
 
-def resolve(tree: Tree, catalogue: Catalogue) -> Config:
+def resolve(tree: Tree, catalogue: Catalogue, *, source: str) -> Config:
     """Make the configuration of a tree.
 
     Args:
         tree: of all layers, `config.stack`.
         catalogue: the names that may be chosen.
+        source: where something that is missing should have been, for messages.
 
     Raises:
         ConfigError: with one line for everything that is wrong.
         PluginError: if all that is wrong is plugins.
     """
-    report = Report(tree)
+    report = Report(tree, source)
     table = plain(tree)
     for key in sorted(table.keys() - {*SECTIONS, *CHOICES, *TABLES}):
         report.unknown((key,))

@@ -1,0 +1,17 @@
+"""`esper resume`: go on with a run from its last whole checkpoint."""
+
+from pathlib import Path
+
+import click
+
+from esper_core.cli import options
+
+
+@click.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@options.displays
+def resume(folder: Path) -> None:
+    """Go on with a run that was stopped."""
+    import esper_core
+
+    esper_core.resume(folder, display=options.display())

@@ -1,0 +1,35 @@
+"""`esper run`: train, and say where the result is."""
+
+from pathlib import Path
+
+import click
+
+from esper_core.cli import options
+
+
+@click.command()
+@click.argument("source", metavar="TASK|CONFIG.toml")
+@options.sets
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the run, a new one.")
+@click.option("--seed", type=int, help="Root of all randomness.")
+@click.option("--rounds", type=int, help="Rounds of episodes.")
+@click.option("--envs", type=int, help="Hosts that train side by side.")
+@click.option("--policy", metavar="NAME|PATH", help="The controller, or a TOML file with a script for one.")
+@options.displays
+@click.option("--no-plugins", is_flag=True, help="Load no plugin but Esper's own.")
+def run(
+    source: str,
+    sets: tuple[str, ...],
+    out: Path | None,
+    seed: int | None,
+    rounds: int | None,
+    envs: int | None,
+    policy: str | None,
+    no_plugins: bool,
+) -> None:
+    """Grow networks on a task, or as a configuration file says."""
+    import esper_core
+
+    flags = {"run.seed": seed, "run.rounds": rounds, "run.envs": envs, "policy": policy}
+    given = {key: value for key, value in flags.items() if value is not None}
+    esper_core.run(source, sets=sets, flags=given, out=out, display=options.display(), no_plugins=no_plugins)

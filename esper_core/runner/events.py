@@ -1,0 +1,241 @@
+"""Events: what happened, as columns over environments, by level.
+
+Role: turns an epoch's report into JSON-ready dictionaries. `LEVELS` says which kinds a level writes;
+`docs/events.md` says what is in them, and a test holds the two together. Everything that depends on the clock
+is under "clock", so that two runs of one seed are equal without it.
+Neighbours: `phases.collect` reports, sinks receive. Nothing here is read by training.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import numpy as np
+
+from esper_core.model.program import Program
+from esper_core.phases.collect import Episode, EpochReport
+from esper_core.plugin.protocols import Sink
+from esper_core.rules import ramps
+from esper_core.rules.lifecycle import Refusal
+from esper_core.state.actions import HEADS_OF, Op, name_of
+from esper_core.state.evidence import Evidence
+from esper_core.state.plans import GradientStatistics
+from esper_core.state.slots import PLANTED, Stage
+
+LEVELS: dict[str, tuple[str, ...]] = {
+    "off": (),
+    "lifecycle": ("run", "lifecycle", "nonfinite", "round", "result"),
+    "normal": ("run", "lifecycle", "nonfinite", "round", "result", "epoch", "decision", "seeds"),
+    "debug": (
+        "run",
+        "lifecycle",
+        "nonfinite",
+        "round",
+        "result",
+        "epoch",
+        "decision",
+        "seeds",
+        "gradients",
+        "reward",
+        "interactions",
+    ),
+}
+"""Kinds of events by level; every level writes what the one before it writes."""
+
+ESCALATION = 5
+"""Epochs for which the level is debug after something was not finite."""
+
+Event = dict[str, Any]
+
+
+class Events:
+    """Sends the events of a run to its sinks."""
+
+    def __init__(self, level: str, sinks: Iterable[Sink], program: Program) -> None:
+        """Start at a level; sinks live as long as the run."""
+        self._level = level
+        self._sinks = list(sinks)
+        self._program = program
+        self._escalated = 0
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send one event if the level writes its kind."""
+        level = "debug" if self._escalated and self._level == "normal" else self._level
+        if kind not in LEVELS[level]:
+            return
+        clock = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields.pop("clock", {})}
+        event = {"kind": kind, **plain(fields), "clock": plain(clock)}
+        for sink in self._sinks:
+            sink.write(event)
+
+    def epoch(self, episode: Episode, report: EpochReport) -> None:
+        """Send everything about an epoch; `episode` is the one after it."""
+        at = {"round": episode.round_index, "epoch": episode.epoch - 1}
+        bad = list(nonfinite(episode, report, self._program))
+        self._escalated = ESCALATION if bad else max(0, self._escalated - 1)
+        for fields in bad:
+            self.send("nonfinite", **at, **fields)
+        moved = transitions(episode, report, self._program)
+        if moved["env"]:
+            self.send("lifecycle", **at, **moved)
+        self.send("decision", **at, **decisions(episode, report, self._program))
+        self.send("epoch", **at, **hosts(episode, report), clock=_clock(report))
+        self.send("seeds", **at, **seeds(episode, report, self._program))
+        self.send("gradients", **at, host=_columns(report.counts.host), seeds=_columns(report.counts.seeds))
+        self.send("reward", **at, total=report.payment.total, components=dict(report.payment.components))
+        pairs = {"value": report.attribution.interaction, "error": report.attribution.interaction_error}
+        self.send("interactions", **at, env=episode.envs, **pairs)
+
+    def close(self) -> None:
+        """Close every sink."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def transitions(episode: Episode, report: EpochReport, program: Program) -> Event:
+    """Every change of stage in an epoch, as columns; a seed that could not be built is one, too."""
+    before, after = report.before.stage, report.after.stage
+    failed = (report.tried.stage == Stage.GERMINATED) & ~report.built
+    rows = np.argwhere((before != after) | failed)
+    env, slot = rows[:, 0], rows[:, 1]
+    new = report.tried.within(PLANTED)[env, slot]
+    table = [(report.tried if n else report.before) for n in new]
+    influence = ramps.influence(report.after)
+    return {
+        "env": episode.envs[env],
+        "slot": [program.space.slots[s] for s in slot],
+        "seed": [int(t.seed[e, s]) for t, e, s in zip(table, env, slot, strict=True)],
+        "blueprint": [
+            _named(program.space.blueprints, t.blueprint[e, s]) for t, e, s in zip(table, env, slot, strict=True)
+        ],
+        "from": [name_of(Stage(s)) for s in before[env, slot]],
+        "to": [name_of(Stage(s)) for s in after[env, slot]],
+        "cause": [_cause(report, e, s) for e, s in rows.tolist()],
+        "influence": influence[env, slot],
+        "parameters": report.after.parameters[env, slot],
+    }
+
+
+def nonfinite(episode: Episode, report: EpochReport, program: Program) -> Iterable[Event]:
+    """One event for every environment's loss, host and seed that was not finite."""
+    counts = report.counts
+    for env in np.flatnonzero(counts.bad_losses):
+        steps = int(counts.bad_losses[env])
+        yield {"what": "loss", "env": int(episode.envs[env]), "slot": None, "parameter": None, "steps": steps}
+    for env in np.flatnonzero(counts.host.nonfinite):
+        yield _culprit(episode, counts.host, program.parameter_names(None), env, None, None)
+    for env, site in np.argwhere(counts.seeds.nonfinite > 0):
+        names = program.parameter_names(
+            (int(site), int(report.after.blueprint[env, site]), int(report.after.blend[env, site]))
+        )
+        yield _culprit(episode, counts.seeds, names, env, site, program.space.slots[site])
+
+
+def decisions(episode: Episode, report: EpochReport, program: Program) -> Event:
+    """What was asked for, with names, and why it was refused if it was; null for heads that are not used."""
+    space, decision = program.space, report.decision
+    choices: dict[str, list[Any]] = {
+        "slot": list(space.slots),
+        "blueprint": list(space.blueprints),
+        "blend": [name_of(b) for b in space.blends],
+        "curve": [name_of(c) for c in space.curves],
+        "target": space.targets.tolist(),
+        "speed": space.speeds.tolist(),
+    }
+    ops = [Op(op) if op in set(Op) else None for op in decision.op.tolist()]
+    columns: Event = {"env": episode.envs, "op": [name_of(op) if op is not None else None for op in ops]}
+    for head, names in choices.items():
+        chosen = getattr(decision, head).tolist()
+        columns[head] = [
+            _named(names, index) if op is not None and head in HEADS_OF[op] else None
+            for op, index in zip(ops, chosen, strict=True)
+        ]
+    columns["refused"] = [name_of(Refusal(r)) if r else None for r in report.refused.tolist()]
+    return columns
+
+
+def hosts(episode: Episode, report: EpochReport) -> Event:
+    """Losses, scores and rewards of every environment."""
+    return {
+        "env": episode.envs,
+        "train_loss": episode.signals.train_loss,
+        "loss": episode.signals.loss,
+        "score": episode.signals.score,
+        "score_error": report.attribution.score_error,
+        "committed": episode.signals.committed,
+        "committed_error": report.attribution.committed_error,
+        "best": episode.signals.best,
+        "plateau": episode.signals.plateau,
+        "reward": report.payment.total,
+        "gradient_norm": report.counts.host.root_mean_square,
+        "parameters": report.after.parameters.sum(axis=1),
+    }
+
+
+def seeds(episode: Episode, report: EpochReport, program: Program) -> Event:
+    """Where every seed stands and all evidence about it, a row per seed."""
+    slots = report.after
+    env, slot = np.nonzero(slots.within(PLANTED))
+    evidence = {a.name: getattr(episode.evidence, a.name)[env, slot] for a in attrs.fields(Evidence)}
+    return {
+        "env": episode.envs[env],
+        "slot": [program.space.slots[s] for s in slot],
+        "seed": slots.seed[env, slot],
+        "blueprint": [program.space.blueprints[b] for b in slots.blueprint[env, slot]],
+        "stage": [name_of(Stage(s)) for s in slots.stage[env, slot]],
+        "influence": ramps.influence(slots)[env, slot],
+        "parameters": slots.parameters[env, slot],
+        "age": slots.age[env, slot],
+        **evidence,
+    }
+
+
+def plain(value: Any) -> Any:
+    """JSON values: arrays become lists, and what is not finite becomes null."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _cause(report: EpochReport, env: int, slot: int) -> str:
+    """The operation that moved a slot, or what else did."""
+    decision = report.decision
+    if report.refused[env] == Refusal.NONE and decision.op[env] != Op.WAIT and decision.slot[env] == slot:
+        return name_of(Op(decision.op[env]))
+    gone = report.after.stage[env, slot] == Stage.PRUNED
+    return "diverged" if gone and not report.before.withdrawing[env, slot] else "automatic"
+
+
+def _culprit(
+    episode: Episode, statistics: GradientStatistics, names: tuple[str, ...], env: int, site: Any, slot: Any
+) -> Event:
+    at = (env,) if site is None else (env, site)
+    return {
+        "what": "gradient",
+        "env": int(episode.envs[env]),
+        "slot": slot,
+        "parameter": _named(names, statistics.culprit[at]),
+        "steps": int(statistics.nonfinite[at]),
+    }
+
+
+def _named(names: Any, index: Any) -> Any:
+    """An entry of a list, or None if there is none."""
+    return names[int(index)] if 0 <= int(index) < len(names) else None
+
+
+def _clock(report: EpochReport) -> Event:
+    return {"wait_ms": report.wait_ms, "device_ms": report.device_ms, "host_ms": report.host_ms}
+
+
+def _columns(statistics: GradientStatistics) -> Event:
+    return {a.name: getattr(statistics, a.name) for a in attrs.fields(GradientStatistics)}

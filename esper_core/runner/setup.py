@@ -1,0 +1,209 @@
+"""Setup: from a configuration and a catalogue to everything that a run needs.
+
+Role: resolves import strings, builds the task, checks what only the built things can tell (sizes, names of
+slots, blueprints that fit nowhere), and puts the program together.
+Neighbours: `runner.config` before, `runner.loop` after.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import numpy as np
+import torch
+
+from esper_core.errors import ConfigError, EsperError, PluginError, did_you_mean
+from esper_core.model.hosts import Host
+from esper_core.model.network import features
+from esper_core.model.parts import Part
+from esper_core.model.problem import Problem
+from esper_core.model.program import (
+    BuildError,
+    Program,
+    build_host,
+    build_seed,
+    count_parameters,
+    is_sound,
+    keyed_generator,
+    seed_costs,
+)
+from esper_core.phases.collect import Cast
+from esper_core.plugin.catalogue import Catalogue
+from esper_core.plugin.protocols import Device, Policy, PolicyContext, RewardFamily, Sink, SinkContext
+from esper_core.runner.config import Config
+from esper_core.state.actions import ActionSpace, Blend, Curve
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Setup:
+    """A run, ready to start.
+
+    Attributes:
+        config: what was asked for.
+        catalogue: where plugins are found.
+        cast: program, device, policy and reward.
+        static: the policy that waits, for comparisons.
+        host: a host of environment 0, for inspection.
+    """
+
+    config: Config
+    catalogue: Catalogue
+    cast: Cast
+    static: Policy
+    host: Host
+
+    def sinks(self, folder: Path, *, resumed: bool) -> list[Sink]:
+        """The receivers of events."""
+        context = SinkContext(folder=folder, resumed=resumed)
+        parts = [part(self.catalogue, "sink", name, s) for name, s in self.config.sink.items()]
+        return [cast(Sink, make(p, "sink", context)) for p in parts]
+
+
+def program_of(config: Config, catalogue: Catalogue) -> tuple[Program, Host]:
+    """Build the task and the program; also a host, for its sites and parameters.
+
+    Raises:
+        ConfigError: sizes or names in the configuration do not match the task.
+        PluginError: a plugin's builder failed or broke its contract.
+    """
+    task = part(catalogue, "task", config.task.name, config.task.settings)
+    problem = make(task, "task")
+    if not isinstance(problem, Problem):
+        raise PluginError(f"task {task.name}: built a {type(problem).__name__}, expected a Problem")
+    try:
+        with keyed_generator(0):
+            host = build_host(problem.host)
+    except BuildError as error:
+        raise PluginError(str(error)) from error
+    _check_sizes(config, problem)
+    names = [site.name for site in host.sites]
+    _check_slots(config.growth.slots, names)
+    blends = tuple(Blend[name.upper()] for name in config.growth.blends)
+    parts, cost = _seeds(config, catalogue, host, blends)
+    _check_seeds(parts, cost, host, problem, blends)
+    space = ActionSpace(
+        slots=tuple(names),
+        blueprints=tuple(p.name for p in parts),
+        blends=blends,
+        curves=tuple(Curve[name.upper().replace("-", "_")] for name in config.growth.curves),
+        targets=np.asarray(config.growth.targets),
+        speeds=np.asarray(config.growth.speeds),
+        enabled=np.asarray([not config.growth.slots or name in config.growth.slots for name in names]),
+        cost=cost,
+    )
+    program = Program(
+        problem=problem,
+        sites=host.sites,
+        space=space,
+        blueprints=parts,
+        train=config.train,
+        growth=config.growth,
+        root=config.run.seed,
+    )
+    return program, host
+
+
+def assemble(config: Config, catalogue: Catalogue) -> Setup:
+    """Everything that a run needs; see `program_of` for errors."""
+    program, host = program_of(config, catalogue)
+    context = PolicyContext(space=program.space, epochs=config.train.epochs)
+
+    def chosen(kind: str, *arguments: Any) -> Any:
+        choice = getattr(config, kind)
+        return make(part(catalogue, kind, choice.name, choice.settings), kind, *arguments)
+
+    actors = Cast(
+        program=program,
+        policy=cast(Policy, chosen("policy", context)),
+        reward=cast(RewardFamily, chosen("reward")),
+        device=cast(Device, chosen("device", program)),
+        host_parameters=count_parameters(host),
+    )
+    static = make(part(catalogue, "policy", "esper/static", None), "policy", context)
+    return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static), host=host)
+
+
+def part(catalogue: Catalogue, kind: str, name: str, settings: object) -> Part:
+    """A plugin's record, resolved."""
+    entry = catalogue.find(kind, name)
+    return Part(name=entry.name, build=entry.record.build, call=cast(Any, entry.build()), settings=settings)
+
+
+def make(chosen: Part, kind: str, *arguments: Any) -> object:
+    """Call a plugin's builder; whatever it raises becomes an error that names it.
+
+    Raises:
+        EsperError: the builder's own.
+        PluginError: anything else that it raised.
+    """
+    try:
+        return chosen.make(*arguments)
+    except EsperError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{kind} {chosen.name}: its builder {chosen.build!r} failed with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _seeds(
+    config: Config, catalogue: Catalogue, host: Host, blends: tuple[Blend, ...]
+) -> tuple[tuple[Part, ...], "np.ndarray[Any, np.dtype[np.int64]]"]:
+    """Blueprints that fit at least one site, and their costs."""
+    kinds = {site.kind for site in host.sites}
+    entries = [catalogue.find("blueprint", name) for name in config.blueprint]
+    fitting = [entry for entry in entries if entry.record.fits & kinds]
+    misfits = [entry.name for entry in entries if entry not in fitting]
+    if config.growth.blueprints and misfits:
+        raise ConfigError(
+            f"growth.blueprints: {', '.join(misfits)} fit{'s' if len(misfits) == 1 else ''} no slot of the host; "
+            f"its features are of the kind {', '.join(sorted(kinds))}"
+        )
+    if not fitting:
+        raise ConfigError(f"growth.blueprints: no installed blueprint fits the kind {', '.join(sorted(kinds))}")
+    parts = tuple(part(catalogue, "blueprint", e.name, config.blueprint[e.name]) for e in fitting)
+    fits = tuple(e.record.fits for e in fitting)
+    try:
+        return parts, seed_costs(parts, fits, host.sites, blends)
+    except BuildError as error:
+        raise PluginError(str(error)) from error
+
+
+def _check_seeds(
+    parts: tuple[Part, ...],
+    cost: "np.ndarray[Any, np.dtype[np.int64]]",
+    host: Host,
+    problem: Problem,
+    blends: tuple[Blend, ...],
+) -> None:
+    """Build every seed once, so that a broken blueprint stops the run before it starts."""
+    with torch.no_grad(), keyed_generator(0):
+        found = features(host.eval(), problem.fit.inputs[:2])
+        for s, p in np.argwhere(cost[:, :, 0] >= 0).tolist():
+            where = f"blueprint {parts[p].name} at {host.sites[s].name!r}"
+            try:
+                seed = build_seed(parts[p], host.sites[s], blends[0]).eval()
+                sound = is_sound(seed, *found[s])
+            except Exception as error:
+                raise PluginError(f"{where}: failed with {type(error).__name__}: {error}") from error
+            if not sound:
+                raise PluginError(f"{where}: its change is not finite or does not keep the shape of its input")
+
+
+def _check_sizes(config: Config, problem: Problem) -> None:
+    samples = len(problem.fit)
+    if config.train.batch_size > samples:
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} is more than the {samples} samples of fit data; "
+            f"use at most {samples}"
+        )
+
+
+def _check_slots(wanted: Iterable[str], names: list[str]) -> None:
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                f"growth.slots: the host has no slot {name!r}{did_you_mean(name, names)}; "
+                f"it has {', '.join(names)}"
+            )

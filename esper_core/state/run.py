@@ -1,0 +1,64 @@
+"""Where a run stands between two rounds: everything that influences what comes next, and its history.
+
+Role: what a checkpoint holds beside tensors. Nothing random is in it: randomness comes from keys.
+Neighbours: `runner.loop` moves it, `runner.checkpoint` writes and reads it.
+"""
+
+from typing import Any
+
+import attrs
+import numpy as np
+
+from esper_core.state.rollout import Rollout
+
+
+@attrs.frozen(kw_only=True)
+class RoundSummary:
+    """What a round of N episodes came to; plain numbers, one per environment.
+
+    Attributes:
+        round_index: number of the round, from 0.
+        returns: sum of rewards.
+        score: validation score of the live network after the last epoch.
+        committed: validation score of what would ship.
+        parameters: added by committed seeds.
+        operations: how often each of the operations was carried out, in the order of `Op`.
+    """
+
+    round_index: int
+    returns: tuple[float, ...]
+    score: tuple[float, ...]
+    committed: tuple[float, ...]
+    parameters: tuple[int, ...]
+    operations: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, round_index: int, rollout: Rollout, parameters: Any) -> "RoundSummary":
+        """Summarise a finished episode; `parameters` is `[N]`."""
+        return cls(
+            round_index=round_index,
+            returns=tuple(rollout.reward.sum(axis=0).tolist()),
+            score=tuple(rollout.score[-1].tolist()),
+            committed=tuple(rollout.committed[-1].tolist()),
+            parameters=tuple(np.asarray(parameters).tolist()),
+            operations=tuple(tuple(row) for row in rollout.operations().tolist()),
+        )
+
+    @property
+    def best(self) -> int:
+        """Position of the environment whose shipped network scores best; the first of equals."""
+        scores = np.asarray(self.committed)
+        return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
+
+
+@attrs.frozen(kw_only=True)
+class RunState:
+    """A run between two rounds.
+
+    Attributes:
+        rounds_done: rounds that are complete.
+        history: one summary per round.
+    """
+
+    rounds_done: int = 0
+    history: tuple[RoundSummary, ...] = ()
