@@ -41,14 +41,14 @@ class Interrupted(EsperError):  # noqa: N818 - an interruption is not an error
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """A hint at the names that look most like `word`.
+    """A hint at the name that looks most like `word`.
 
     Args:
         word: what was written.
         candidates: what could have been meant.
 
     Returns:
-        "; did you mean 'a' or 'b'?", or nothing if no candidate is near.
+        "; did you mean 'name'?", or nothing if no candidate is near.
     """
-    near = get_close_matches(word, list(dict.fromkeys(candidates)), n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    near = get_close_matches(word, list(candidates), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -5,9 +5,12 @@ Neighbours: the commands of this package.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from esper_core.runner.display import Mode
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _DISPLAY = "esper.display"
@@ -38,14 +41,15 @@ json = _display("json", "One JSON object a line on stdout.")
 
 def displays(command: Decorated) -> Decorated:
     """`--quiet`, `--plain` and `--json`, of which one may be given; read it with `display`."""
-    quiet = _display("quiet", "Show nothing but errors and the final table.")
+    quiet = _display("quiet", "Show nothing but errors.")
     plain = _display("plain", "One plain line an epoch, no live display.")
     return quiet(plain(json(command)))
 
 
-def display() -> str:
+def display() -> "Mode":
     """The display that was asked for: "auto", "quiet", "plain" or "json"."""
-    return str(click.get_current_context().meta.get(_DISPLAY, "auto"))
+    chosen: "Mode" = click.get_current_context().meta.get(_DISPLAY, "auto")
+    return chosen
 
 
 def wants_json(ctx: click.Context) -> bool:

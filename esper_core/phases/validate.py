@@ -235,7 +235,8 @@ def _shapley_weights(size: Ints) -> Floats:
 
 def _at(index: Ints, columns: Ints) -> Floats:
     """Unit weights: 1 in the column of `index`, on a new last axis."""
-    return (np.asarray(index)[..., None] == columns).astype(np.float64)
+    column: Floats = (np.asarray(index)[..., None] == columns).astype(np.float64)
+    return column
 
 
 def _choose(first: Bools, one: tuple[Bools, Forms], other: tuple[Bools, Forms]) -> tuple[Bools, Forms]:

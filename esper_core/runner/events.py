@@ -77,7 +77,7 @@ class Events:
         for fields in bad:
             self.send("nonfinite", **at, **fields)
         moved = transitions(episode, report, self._program)
-        if moved["env"]:
+        if len(moved["env"]):
             self.send("lifecycle", **at, **moved)
         self.send("decision", **at, **decisions(episode, report, self._program))
         self.send("epoch", **at, **hosts(episode, report), clock=_clock(report))
@@ -107,7 +107,8 @@ def transitions(episode: Episode, report: EpochReport, program: Program) -> Even
         "slot": [program.space.slots[s] for s in slot],
         "seed": [int(t.seed[e, s]) for t, e, s in zip(table, env, slot, strict=True)],
         "blueprint": [
-            _named(program.space.blueprints, t.blueprint[e, s]) for t, e, s in zip(table, env, slot, strict=True)
+            _named(program.space.blueprints, t.blueprint[e, s])
+            for t, e, s in zip(table, env, slot, strict=True)
         ],
         "from": [name_of(Stage(s)) for s in before[env, slot]],
         "to": [name_of(Stage(s)) for s in after[env, slot]],
@@ -120,12 +121,12 @@ def transitions(episode: Episode, report: EpochReport, program: Program) -> Even
 def nonfinite(episode: Episode, report: EpochReport, program: Program) -> Iterable[Event]:
     """One event for every environment's loss, host and seed that was not finite."""
     counts = report.counts
-    for env in np.flatnonzero(counts.bad_losses):
+    for env in np.flatnonzero(counts.bad_losses).tolist():
         steps = int(counts.bad_losses[env])
         yield {"what": "loss", "env": int(episode.envs[env]), "slot": None, "parameter": None, "steps": steps}
-    for env in np.flatnonzero(counts.host.nonfinite):
+    for env in np.flatnonzero(counts.host.nonfinite).tolist():
         yield _culprit(episode, counts.host, program.parameter_names(None), env, None, None)
-    for env, site in np.argwhere(counts.seeds.nonfinite > 0):
+    for env, site in np.argwhere(counts.seeds.nonfinite > 0).tolist():
         names = program.parameter_names(
             (int(site), int(report.after.blueprint[env, site]), int(report.after.blend[env, site]))
         )

@@ -157,11 +157,13 @@ def _seeds(
     misfits = [entry.name for entry in entries if entry not in fitting]
     if config.growth.blueprints and misfits:
         raise ConfigError(
-            f"growth.blueprints: {', '.join(misfits)} fit{'s' if len(misfits) == 1 else ''} no slot of the host; "
+            f"growth.blueprints: no slot of the host is fit for {', '.join(misfits)}; "
             f"its features are of the kind {', '.join(sorted(kinds))}"
         )
     if not fitting:
-        raise ConfigError(f"growth.blueprints: no installed blueprint fits the kind {', '.join(sorted(kinds))}")
+        raise ConfigError(
+            f"growth.blueprints: no installed blueprint fits the kind {', '.join(sorted(kinds))}"
+        )
     parts = tuple(part(catalogue, "blueprint", e.name, config.blueprint[e.name]) for e in fitting)
     fits = tuple(e.record.fits for e in fitting)
     try:
@@ -188,7 +190,9 @@ def _check_seeds(
             except Exception as error:
                 raise PluginError(f"{where}: failed with {type(error).__name__}: {error}") from error
             if not sound:
-                raise PluginError(f"{where}: its change is not finite or does not keep the shape of its input")
+                raise PluginError(
+                    f"{where}: its change is not finite or does not keep the shape of its input"
+                )
 
 
 def _check_sizes(config: Config, problem: Problem) -> None:

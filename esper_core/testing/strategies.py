@@ -161,14 +161,13 @@ def evidence(draw: st.DrawFn, envs: int, slots: int, rules: GrowthRules) -> Evid
 
 
 @st.composite
-def decisions(draw: st.DrawFn, space: ActionSpace, envs: int) -> Decision:
-    """Any decisions: legal, refused, and with heads out of range (as low as -2, as high as one too many)."""
-    return Decision(
-        **{
-            head: np.asarray(draw(st.lists(st.integers(-2, size), min_size=envs, max_size=envs)), np.int64)
-            for head, size in zip(HEADS, space.sizes, strict=True)
-        }
-    )
+def decisions(draw: st.DrawFn, space: ActionSpace, envs: int, *, outside: bool = True) -> Decision:
+    """Any decisions, legal or not; with `outside`, also heads from -2 to one too many."""
+    heads = {}
+    for head, size in zip(HEADS, space.sizes, strict=True):
+        choice = st.integers(-2, size) if outside else st.integers(0, size - 1)
+        heads[head] = np.asarray(draw(st.lists(choice, min_size=envs, max_size=envs)), np.int64)
+    return Decision(**heads)
 
 
 @st.composite
@@ -241,7 +240,8 @@ def _cells(draw: st.DrawFn, space: ActionSpace, slot: int) -> dict[str, Any]:
     if len(fitting):
         possible += [Stage.TRAINING, Stage.HOLDING, Stage.FOSSILIZED] + [Stage.BLENDING] * bool(slow)
     stage = draw(st.sampled_from(possible))
-    dwell = 0 if stage == Stage.DORMANT else draw(st.integers(1, 6))
+    brief = {Stage.DORMANT: 0, Stage.PRUNED: 1, Stage.RESETTING: 1}
+    dwell = brief[stage] if stage in brief else draw(st.integers(1, 6))
     if stage not in PLANTED:
         return {"stage": stage, "dwell": dwell}
     blueprint, blend = draw(st.sampled_from(fitting.tolist()))

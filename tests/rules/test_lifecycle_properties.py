@@ -29,9 +29,9 @@ MOVES = {
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> tuple[ActionSpace, GrowthRules, list[Epoch]]:
+def lives(draw: st.DrawFn, max_epochs: int = 12) -> tuple[ActionSpace, GrowthRules, list[Epoch]]:
     space, rules = draw(action_spaces()), draw(growth_rules())
-    return space, rules, draw(histories(space, rules, max_epochs=16))
+    return space, rules, draw(histories(space, rules, max_epochs=max_epochs))
 
 
 def steps(epoch: Epoch) -> dict[str, tuple[SlotTable, SlotTable]]:
@@ -110,7 +110,7 @@ def test_seed_numbers_count_germinations_and_edits_are_the_difference_of_what_is
 
 @pytest.mark.acceptance("ME-05")
 @many
-@given(lives())
+@given(lives(max_epochs=20))
 def test_ages_count_epochs_from_zero_and_the_cooldown_is_as_documented(world):
     _, rules, epochs = world
     envs, count = epochs[0].before.shape
@@ -132,7 +132,7 @@ def test_ages_count_epochs_from_zero_and_the_cooldown_is_as_documented(world):
 
 
 @many
-@given(lives(), st.integers(0, 1))
+@given(lives(max_epochs=8), st.integers(0, 1))
 def test_an_environment_lives_alone_as_it_does_among_others(world, env):
     space, rules, epochs = world
     slots = SlotTable.empty(1, len(space.slots))

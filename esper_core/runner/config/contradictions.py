@@ -5,19 +5,21 @@ one can hold.
 Neighbours: `config.stack` and `config.resolve` ask; the records themselves have the rules of single fields.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from esper_core.errors import did_you_mean
 from esper_core.plugin.catalogue import BUILT_IN, Catalogue
 from esper_core.plugin.loader import normalise
 from esper_core.runner.config.layers import Keys, Leaf, Tree
 from esper_core.runner.config.records import PluginSettings
-from esper_core.state.settings import OptimizerSettings, TrainSettings
+from esper_core.state.settings import OptimizerSettings
 
 Found = Iterator[tuple[Keys, str]]
 
 READ_BY = {"momentum": "sgd", "beta1": "adamw", "beta2": "adamw", "eps": "adamw"}
 """Keys of an optimizer that only one update rule reads."""
+
+_DEFAULTS = OptimizerSettings()
 
 
 def without_outdated(tree: Tree) -> Tree:
@@ -39,23 +41,32 @@ def _without_outdated(optimizer: object) -> object:
     }
 
 
-def of_training(train: TrainSettings) -> Found:
-    """Contradictions of the update rules: what nothing reads, and two limits where there is one norm."""
-    default = OptimizerSettings()
-    for group in ("host", "seed"):
-        optimizer: OptimizerSettings = getattr(train, group)
+def of_training(train: object) -> Found:
+    """Contradictions of the update rules: what nothing reads, and two limits where there is one norm.
+
+    Args:
+        train: the table `[train]` as it was given, so that other mistakes in it hide none of these.
+    """
+    groups = {group: _given(train, group) for group in ("host", "seed")}
+    for group, optimizer in groups.items():
+        name = optimizer.get("name", _DEFAULTS.name)
         for key, rule in READ_BY.items():
-            if optimizer.name != rule and getattr(optimizer, key) != getattr(default, key):
-                yield (
-                    ("train", group, key),
-                    f"contradicts train.{group}.name = {optimizer.name!r}: only {rule!r} reads it",
-                )
-    if train.clip_scope == "joint" and train.host.clip != train.seed.clip:
+            unread = name in READ_BY.values() and name != rule
+            if unread and optimizer.get(key, getattr(_DEFAULTS, key)) != getattr(_DEFAULTS, key):
+                reason = f"contradicts train.{group}.name = {name!r}: only {rule!r} reads it"
+                yield ("train", group, key), reason
+    host, seed = (optimizer.get("clip", _DEFAULTS.clip) for optimizer in groups.values())
+    if isinstance(train, Mapping) and train.get("clip_scope") == "joint" and host != seed:
         yield (
             ("train", "clip_scope"),
-            f"'joint' clips host and seeds by one norm, which contradicts two limits, train.host.clip = "
-            f"{train.host.clip} and train.seed.clip = {train.seed.clip}; make them equal",
+            "'joint' clips host and seeds by one norm, which contradicts two limits, "
+            f"train.host.clip = {host} and train.seed.clip = {seed}; make them equal",
         )
+
+
+def _given(table: object, key: str) -> Mapping[str, object]:
+    inner = table.get(key) if isinstance(table, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def of_plugins(plugins: PluginSettings, catalogue: Catalogue) -> Found:

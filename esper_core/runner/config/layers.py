@@ -76,15 +76,12 @@ def plain(tree: Any) -> Any:
     return {key: plain(item) for key, item in tree.items()} if isinstance(tree, dict) else tree
 
 
-def lookup(tree: Any, keys: Keys) -> Leaf | None:
-    """The leaf at `keys`; for the inside of a leaf the leaf itself, for a table its topmost leaf."""
+def lookup(tree: Tree, keys: Keys) -> Leaf | None:
+    """The leaf at `keys`: for the inside of a leaf the leaf itself, for a table its topmost leaf."""
+    inner: Any = tree
     for key in keys:
-        if not isinstance(tree, dict) or key not in tree:
-            break
-        tree = tree[key]
-    else:
-        return max(_leaves(tree), key=lambda leaf: leaf.rank, default=None)
-    return tree if isinstance(tree, Leaf) else None
+        inner = inner.get(key) if isinstance(inner, dict) else inner
+    return max(_leaves(inner), key=lambda leaf: leaf.rank, default=None)
 
 
 def _leaves(tree: Any) -> Iterator[Leaf]:

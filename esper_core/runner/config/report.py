@@ -38,9 +38,10 @@ class Report:
 
     def add(self, keys: Keys, reason: str, *, plugin: bool = False) -> None:
         """Note a problem of the value at `keys`; `plugin` if it is the fault of one."""
-        leaf = lookup(self.tree, keys)
-        origin = leaf.origin if leaf else self._source
-        self._lines.append(f"{origin}: {dotted(keys)}: {reason}")
+        # Something that is missing is missing where the rest of its table is.
+        found = (lookup(self.tree, keys[:end]) for end in range(len(keys), 0, -1))
+        leaf = next(filter(None, found), None)
+        self._lines.append(f"{leaf.origin if leaf else self._source}: {dotted(keys)}: {reason}")
         self._only_plugins &= plugin
 
     def unknown(self, keys: Keys, owner: Offer | None = None) -> None:

@@ -57,7 +57,7 @@ def resolve(tree: Tree, catalogue: Catalogue, *, source: str) -> Config:
     growing = blueprints if growth.blueprints else _built_in(report, catalogue)
     blueprint = _tables(report, catalogue, "blueprint", table.get("blueprint", {}), growing)
     sink = _tables(report, catalogue, "sink", table.get("sink", {}), sinks)
-    for keys, reason in contradictions.of_training(train):
+    for keys, reason in contradictions.of_training(table.get("train")):
         report.add(keys, reason)
     for keys, reason in contradictions.of_plugins(plugins, catalogue):
         report.add(keys, reason)

@@ -4,9 +4,26 @@ A folder that stands first on `sys.path` shadows what is really installed, so th
 replaces the real one and a test does not depend on the furniture of `esper_plugins`.
 """
 
-from collections.abc import Mapping
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
+
+import pytest
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that stands first on `sys.path`; what was imported from it is forgotten afterwards."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    yield folder
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
 
 
 def install(
@@ -31,19 +48,19 @@ def install(
 
 def plugin(site: Path, name: str, body: str, version: str = "1.0", point: str | None = None) -> None:
     """Install a distribution of one module, whose registration module is `body` after the usual imports."""
-    module = name.replace("-", "_")
-    source = f"from esper_core.plugin import *\nfrom esper_core.plugin import hookimpl\n{dedent(body)}"
-    source = source.replace("import *", "import Blueprint, Command, Device, Policy, Reward, Sink, Task")
+    module = name.lower().replace("-", "_").replace(".", "_")
+    names = "Blueprint, Command, Device, Policy, Reward, Sink, Task, hookimpl"
+    source = f"from esper_core.plugin import {names}\n{dedent(body)}"
     install(site, name, version, entry_points={point or module: module}, files={f"{module}.py": source})
 
 
 def blueprint(name: str) -> str:
     """Body of a registration module that offers one blueprint."""
     return f"""
-        @hookimpl
-        def esper_blueprints():
-            yield Blueprint(name={name!r}, build="nowhere:build", fits=["vector"], summary="A test")
-        """
+@hookimpl
+def esper_blueprints():
+    yield Blueprint(name={name!r}, build="nowhere:build", fits=["vector"], summary="A test")
+"""
 
 
 def fake_esper(site: Path) -> None:

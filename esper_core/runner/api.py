@@ -1,0 +1,132 @@
+"""The Python API: what the command line does, as functions.
+
+Role: resolves configuration and plugins, makes or opens the run folder, and starts the loop.
+Neighbours: `esper_core` re-exports these lazily; `cli` is a skin over them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from esper_core.errors import ConfigError
+from esper_core.runner import checkpoint, display, folder
+from esper_core.runner.compare import Arm
+from esper_core.runner.config import Source, catalogue_for, load
+from esper_core.runner.display import Mode
+from esper_core.runner.files import read_json
+from esper_core.runner.grown import load_grown
+from esper_core.runner.inspect import Inspection, inspect_run, inspect_task
+from esper_core.runner.loop import Loop
+from esper_core.runner.setup import assemble
+
+__all__ = ["Result", "inspect", "load_grown", "resume", "run"]
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        folder: everything about it.
+        arms: `static`, `everywhere`, `grown` and `twin`, on the report split.
+        score: name of the score.
+    """
+
+    folder: Path
+    arms: Mapping[str, Arm]
+    score: str
+
+
+def run(
+    source: Source,
+    *,
+    sets: Sequence[str] = (),
+    flags: Mapping[str, object] | None = None,
+    out: str | Path | None = None,
+    display: Mode = "quiet",
+    no_plugins: bool = False,
+) -> Result:
+    """Grow networks and compare them with static ones.
+
+    Args:
+        source: name of a task, path of a TOML file, or the content of one.
+        sets: overrides, for example "train.epochs=8".
+        flags: overrides that win over `sets`, for example {"run.seed": 1}.
+        out: the run folder; None makes one under `runs/`.
+        display: what is shown meanwhile.
+        no_plugins: load Esper's own plugins only.
+
+    Raises:
+        EsperError: one of its kinds, with a message that says what to do; see `esper_core.errors`.
+    """
+    catalogue = catalogue_for(source, sets=sets, no_plugins=no_plugins)
+    config = load(source, sets=sets, flags=flags, catalogue=catalogue)
+    folder.refuse_existing(out)
+    setup = assemble(config, catalogue)
+    about = folder.describe(config, catalogue, setup.cast.device.fingerprint)
+    where = folder.create(out, config, about)
+    arms = Loop(setup, where, _display(display), resumed=False).run(None)
+    return Result(folder=where.path, arms=arms, score=setup.cast.program.problem.score_name)
+
+
+def resume(path: str | Path, *, display: Mode = "quiet") -> Result:
+    """Go on with a run from its last whole checkpoint.
+
+    Args:
+        path: the run folder.
+        display: what is shown meanwhile.
+
+    Raises:
+        EsperError: one of its kinds; `ConfigError` if the run is finished or the folder is not one.
+    """
+    where = folder.open_existing(path)
+    if where.status() == "finished":
+        raise ConfigError(f"{path}: the run is finished; look at it with: esper inspect {path}")
+    catalogue = catalogue_for(str(where.config))
+    config = load(str(where.config), catalogue=catalogue, preset=False)
+    start, complaints = checkpoint.last(where.checkpoints)
+    setup = assemble(config, catalogue)
+    _check_fingerprint(where, setup.cast.device.fingerprint)
+    where.mark("running", passed_over=complaints)
+    if where.events.exists():
+        with where.events.open("r+b") as events:
+            events.truncate(start.events_bytes)
+    arms = Loop(setup, where, _display(display), resumed=True).run(start)
+    return Result(folder=where.path, arms=arms, score=setup.cast.program.problem.score_name)
+
+
+def inspect(target: str | Path, *, sets: Sequence[str] = (), no_plugins: bool = False) -> Inspection:
+    """Look at a task (host, parameters, slots) or at a run (what grew where and when).
+
+    Args:
+        target: name of a task, path of a TOML file, or a run folder.
+        sets: overrides, for a task.
+        no_plugins: load Esper's own plugins only.
+    """
+    if Path(target).is_dir():
+        return inspect_run(folder.open_existing(target))
+    catalogue = catalogue_for(str(target), sets=sets, no_plugins=no_plugins)
+    return inspect_task(load(str(target), sets=sets, catalogue=catalogue), catalogue)
+
+
+def _display(mode: Mode) -> display.Display:
+    return display.display(mode)
+
+
+def _check_fingerprint(where: folder.RunFolder, now: Mapping[str, Any]) -> None:
+    """A run goes on only where its numbers go on."""
+    written = read_json(where.manifest)["fingerprint"]
+    changed = sorted(key for key in {*written, *now} if written.get(key) != now.get(key))
+    if changed:
+        lines = [f"  {key}: was {written.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"{where.path}: this machine computes other bits than the one that began the run:",
+                    *lines,
+                    "resume where it began, or start a new run with: esper run " + str(where.config),
+                ]
+            )
+        )

@@ -1,0 +1,125 @@
+"""The comparison that ends every run: was growing worth it?
+
+Four arms with the same data, budget of epochs, number of tries, and selection by validation: the static
+host; the smallest seed in every slot from the start; the best grown network; and its twin, the same final
+architecture from scratch. The report split is read here, once per arm, and nowhere else.
+
+Role: plays the arms through the one loop and makes the table.
+Neighbours: `runner.loop` calls it after the last round, `runner.display` prints it.
+"""
+
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+
+from esper_core.phases import collect
+from esper_core.phases.collect import Cast, Episode
+from esper_core.plugin.protocols import Policy
+from esper_core.rules import lifecycle, ramps
+from esper_core.state.arrays import Ints
+from esper_core.state.plans import EvalPlan
+from esper_core.state.signals import HostSignals
+from esper_core.state.slots import SlotTable, Stage
+
+ARMS = ("static", "everywhere", "grown", "twin")
+
+
+@attrs.frozen(kw_only=True)
+class Arm:
+    """One row of the table.
+
+    Attributes:
+        score: on the report split, in the task's units and direction.
+        error: its standard error over samples.
+        parameters: of the selected network.
+        epochs: that it was trained for.
+        tries: networks that were trained.
+        selected: number of the environment whose network was selected, by validation.
+        validation: score that it was selected by.
+    """
+
+    score: float
+    error: float
+    parameters: int
+    epochs: int
+    tries: int
+    selected: int
+    validation: float
+
+
+Progress = Callable[[str, Episode], None]
+"""Called after every epoch of an arm with its name and the episode."""
+
+
+def arms(cast: Cast, static: Policy, grown: Episode, progress: Progress) -> dict[str, Arm]:
+    """Play the arms that a run has not played yet, and score all four.
+
+    Args:
+        cast: who takes part.
+        static: the policy that waits.
+        grown: the last round's episode, after its last epoch.
+        progress: called after every epoch.
+    """
+    waiting = attrs.evolve(cast, policy=static)
+    table = {
+        "static": SlotTable.empty(len(grown.envs), len(cast.program.sites)),
+        "everywhere": everywhere(cast, len(grown.envs)),
+        "twin": twin(cast, grown),
+    }
+    scored = {"grown": score(cast, grown)}
+    for name, planted in table.items():
+        episode = collect.begin(waiting, grown.envs, grown.round_index, planted)
+        for _ in range(cast.program.train.epochs):
+            episode, _ = collect.advance(waiting, episode)
+            progress(name, episode)
+        scored[name] = score(cast, episode)
+    return {name: scored[name] for name in ARMS}
+
+
+def everywhere(cast: Cast, envs: int) -> SlotTable:
+    """The smallest seed in every slot that may grow, from the start, at full influence."""
+    space = cast.program.space
+    cost = np.where(space.fits[:, :, 0], space.cost[:, :, 0], np.iinfo(np.int64).max)
+    smallest = np.where(space.enabled & space.fits[:, :, 0].any(axis=1), cost.argmin(axis=1), -1)
+    return lifecycle.plant(space, envs, smallest, np.zeros_like(smallest), np.ones(len(smallest)))
+
+
+def twin(cast: Cast, grown: Episode) -> SlotTable:
+    """The architecture of the best grown network, with newborn parameters."""
+    env = best(grown.signals)
+    committed = grown.slots.stage[env] == Stage.FOSSILIZED
+    return lifecycle.plant(
+        cast.program.space,
+        len(grown.envs),
+        np.where(committed, grown.slots.blueprint[env], -1),
+        np.where(committed, grown.slots.blend[env], 0),
+        ramps.influence(grown.slots)[env],
+    )
+
+
+def best(signals: HostSignals) -> int:
+    """Position of the environment that ships the best validation score; the first of equals."""
+    return int(np.argmax(np.where(np.isnan(signals.committed), -np.inf, signals.committed)))
+
+
+def score(cast: Cast, episode: Episode) -> Arm:
+    """Select a network by validation and score it on the report split."""
+    program, env = cast.program, best(episode.signals)
+    committed = episode.slots.stage == Stage.FOSSILIZED
+    shipped = np.where(committed, ramps.influence(episode.slots), 0.0)
+    plan = EvalPlan(split="report", limit=None, influence=shipped[:, None, :])
+    counts = cast.device.evaluate(episode.tensors, plan)
+    mean = counts.score_sum[env, 0] / counts.samples
+    variance = max(0.0, counts.co_score[env, 0, 0] / counts.samples - mean**2)
+    added: Ints = np.where(committed, episode.slots.parameters, 0).sum(axis=1)
+    sign = 1.0 if program.problem.higher_is_better else -1.0
+    return Arm(
+        score=float(mean),
+        error=float(np.sqrt(variance / max(1, counts.samples - 1))),
+        parameters=cast.host_parameters + int(added[env]),
+        epochs=episode.epoch,
+        tries=len(episode.envs),
+        selected=int(episode.envs[env]),
+        validation=float(sign * episode.signals.committed[env]),
+    )

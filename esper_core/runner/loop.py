@@ -1,0 +1,227 @@
+"""The loop of a run: rounds of epochs, a checkpoint after every round, the comparison at the end.
+
+Role: the shell around the phases. It owns the run folder, events, displays and interruptions; what is
+computed does not depend on any of them.
+Neighbours: `phases.collect` plays epochs, `runner.checkpoint` saves, `runner.compare` ends the run.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import numpy as np
+
+from esper_core.errors import EsperError, Interrupted, RunError
+from esper_core.phases import collect
+from esper_core.phases.collect import Episode
+from esper_core.runner import checkpoint, compare, grown
+from esper_core.runner.checkpoint import Checkpoint
+from esper_core.runner.display import Display
+from esper_core.runner.events import Events
+from esper_core.runner.files import write_json
+from esper_core.runner.folder import RunFolder
+from esper_core.runner.setup import Setup
+from esper_core.state.run import RoundSummary, RunState
+from esper_core.state.slots import Stage
+
+
+class _Stop:
+    """Whether the user asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, number: int, frame: object) -> None:
+        """Signal handler: the first time asks, the second time stops at once."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """Catch SIGINT and SIGTERM, where signals can be caught, until the epoch is over."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Loop:
+    """A run between its folder and its result."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, display: Display, *, resumed: bool) -> None:
+        """Take everything over; nothing starts yet."""
+        self._setup = setup
+        self._cast = setup.cast
+        self._folder = folder
+        self._display = display
+        self._resumed = resumed
+        self._envs = np.arange(setup.config.run.envs)
+
+    def run(self, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
+        """Play the rounds that are left, then compare.
+
+        Args:
+            start: where to go on; None begins.
+
+        Raises:
+            Interrupted: the user asked to stop; the round in play is dropped and repeated on resume.
+            RunError: something failed; the message has the last checkpoint.
+        """
+        config = self._setup.config
+        sinks = self._setup.sinks(self._folder.path, resumed=self._resumed)
+        events = Events(config.run.level, sinks, self._cast.program)
+        try:
+            with _stoppable() as stop:
+                return self._play(events, stop, start)
+        except (Interrupted, KeyboardInterrupt) as error:
+            self._folder.mark("interrupted")
+            raise Interrupted(self._where("stopped")) from error
+        except EsperError as error:
+            self._folder.mark("failed", error=str(error))
+            raise type(error)(f"{error}\n{self._where('failed')}") from error
+        except Exception as error:
+            self._folder.mark("failed", error=f"{type(error).__name__}: {error}")
+            raise RunError(f"{type(error).__name__}: {error}\n{self._where('failed')}") from error
+        finally:
+            events.close()
+            self._cast.device.close()
+
+    def _play(self, events: Events, stop: _Stop, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
+        config = self._setup.config
+        if start is None:
+            events.send("run", **self._about())
+            start = Checkpoint(
+                state=RunState(),
+                slots=None,
+                tensors={},
+                policy=dict(self._cast.policy.state()),
+                events_bytes=0,
+            )
+            self._save(start)
+        state = start.state
+        episode = None
+        self._display.begin(config, self._cast.program, self._folder)
+        for round_index in range(state.rounds_done, config.run.rounds):
+            episode = self._round(round_index, events, stop)
+            summary = self._summary(episode)
+            state = RunState(rounds_done=round_index + 1, history=(*state.history, summary))
+            events.send("round", round=round_index, envs=self._envs, **_round_fields(summary))
+            self._display.round(summary)
+            self._save(
+                Checkpoint(
+                    state=state,
+                    slots=episode.slots,
+                    tensors=self._cast.device.export(episode.tensors),
+                    policy=dict(self._cast.policy.state()),
+                    events_bytes=0,
+                )
+            )
+        return self._finish(episode or self._restored(start), events, stop)
+
+    def _round(self, round_index: int, events: Events, stop: _Stop) -> Episode:
+        """One episode of every environment."""
+        episode = collect.begin(self._cast, self._envs, round_index)
+        for _ in range(self._cast.program.train.epochs):
+            episode, report = collect.advance(self._cast, episode)
+            events.epoch(episode, report)
+            self._display.epoch(episode, report)
+            if stop.asked:
+                raise Interrupted
+        return episode
+
+    def _restored(self, start: Checkpoint) -> Episode:
+        """The last round's episode after its last epoch, from a checkpoint."""
+        if start.slots is None:
+            raise RunError("the checkpoint has no round to compare")
+        cast, summary = self._cast, start.state.history[-1]
+        blank = collect.begin(cast, self._envs, summary.round_index)
+        tensors = cast.device.adopt(start.tensors, start.slots, self._envs, summary.round_index)
+        known = {"score": np.asarray(summary.score), "committed": np.asarray(summary.committed)}
+        return attrs.evolve(
+            blank,
+            epoch=cast.program.train.epochs,
+            slots=start.slots,
+            signals=attrs.evolve(blank.signals, **known),
+            tensors=tensors,
+        )
+
+    def _finish(self, episode: Episode, events: Events, stop: _Stop) -> Mapping[str, compare.Arm]:
+        """Export the best network, play the other arms, write the report."""
+        program, device = self._cast.program, self._cast.device
+        env = compare.best(episode.signals)
+        network = grown.network_of(program, device.export(episode.tensors), episode.slots, env)
+        grown.save(self._folder.grown, network, program, episode.slots, env)
+
+        def progress(name: str, played: Episode) -> None:
+            self._display.arm(name, played)
+            if stop.asked:
+                raise Interrupted
+
+        arms = compare.arms(self._cast, self._setup.static, episode, progress)
+        table = {name: attrs.asdict(arm) for name, arm in arms.items()}
+        write_json(self._folder.report, {"score": program.problem.score_name, "arms": table})
+        events.send("result", score=program.problem.score_name, arms=table)
+        self._folder.mark("finished")
+        self._display.finish(arms, program.problem, self._folder)
+        return arms
+
+    def _summary(self, episode: Episode) -> RoundSummary:
+        committed = np.where(episode.slots.stage == Stage.FOSSILIZED, episode.slots.parameters, 0)
+        return RoundSummary.of(episode.round_index, episode.rollout, committed.sum(axis=1))
+
+    def _save(self, state: Checkpoint) -> None:
+        events = self._folder.events
+        size = events.stat().st_size if events.exists() else 0
+        keep = self._setup.config.run.keep_checkpoints
+        checkpoint.save(self._folder.checkpoints, attrs.evolve(state, events_bytes=size), keep)
+        self._folder.policy.mkdir(exist_ok=True)
+        chosen = self._setup.config.policy
+        write_json(self._folder.policy / "policy.json", {"name": chosen.name, "state": dict(state.policy)})
+
+    def _about(self) -> dict[str, Any]:
+        config, program = self._setup.config, self._cast.program
+        return {
+            "task": config.task.name,
+            "policy": config.policy.name,
+            "reward": config.reward.name,
+            "device": config.device.name,
+            "seed": config.run.seed,
+            "rounds": config.run.rounds,
+            "envs": config.run.envs,
+            "epochs": config.train.epochs,
+            "host_parameters": self._cast.host_parameters,
+            "slots": program.space.slots,
+            "blueprints": program.space.blueprints,
+            "score": program.problem.score_name,
+        }
+
+    def _where(self, what: str) -> str:
+        saved = checkpoint.listed(self._folder.checkpoints)
+        if not saved:
+            return f"{what} before the first checkpoint of {self._folder.path}"
+        return (
+            f"{what}; the last checkpoint is {saved[-1]}\n"
+            f"to go on from there: esper resume {self._folder.path}"
+        )
+
+
+def _round_fields(summary: RoundSummary) -> dict[str, Any]:
+    return {
+        "returns": summary.returns,
+        "score": summary.score,
+        "committed": summary.committed,
+        "parameters": summary.parameters,
+        "operations": summary.operations,
+        "best": summary.best,
+    }

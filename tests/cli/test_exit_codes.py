@@ -1,0 +1,52 @@
+"""What the API raises becomes a message on stderr and an exit code; with `--json` an object on stdout, too."""
+
+import json
+from typing import Any
+
+import pytest
+from conftest import Esper
+
+import esper_core
+from esper_core.errors import ConfigError, EsperError, Interrupted, PluginError, RunError
+
+CODES = {ConfigError: 2, PluginError: 3, RunError: 4, Interrupted: 130}
+CALLS = {"run": "digits", "resume": "runs/x", "inspect": "digits"}
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fake(*_: Any, **__: Any) -> None:
+        raise error
+
+    for name in CALLS:
+        monkeypatch.setattr(esper_core, name, fake, raising=False)
+
+
+@pytest.mark.parametrize("command", CALLS)
+@pytest.mark.parametrize("kind", CODES)
+def test_errors_leave_with_their_code(
+    command: str, kind: type[EsperError], esper: Esper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raising(monkeypatch, kind("what, where, and what next"))
+    result = esper(command, CALLS[command])
+    prefix = "" if kind is Interrupted else "Error: "
+    assert (result.exit_code, result.stdout) == (CODES[kind], "")
+    assert result.stderr == f"{prefix}what, where, and what next\n"
+
+    result = esper(command, CALLS[command], "--json")
+    assert result.exit_code == CODES[kind]
+    assert result.stderr == f"{prefix}what, where, and what next\n"
+    assert json.loads(result.stdout) == {"error": "what, where, and what next", "exit_code": CODES[kind]}
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_an_interrupt_leaves_with_130(command: str, esper: Esper, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, KeyboardInterrupt())
+    result = esper(command, CALLS[command])
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+def test_a_defect_is_not_dressed_up(esper: Esper, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, ZeroDivisionError("a defect"))
+    result = esper("run", "digits")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
