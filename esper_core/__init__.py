@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from esper_core.errors import RunError as RunError
     from esper_core.runner.api import Result as Result
     from esper_core.runner.api import inspect as inspect
-    from esper_core.runner.api import load_grown as load_grown
+    from esper_core.runner.grown import load_grown as load_grown
     from esper_core.runner.api import resume as resume
     from esper_core.runner.api import run as run
 
@@ -28,7 +28,7 @@ _HOME = {
     "RunError": "esper_core.errors",
     "Result": "esper_core.runner.api",
     "inspect": "esper_core.runner.api",
-    "load_grown": "esper_core.runner.api",
+    "load_grown": "esper_core.runner.grown",
     "resume": "esper_core.runner.api",
     "run": "esper_core.runner.api",
 }

@@ -6,24 +6,38 @@ replaces the real one and a test does not depend on the furniture of `esper_plug
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from click.testing import Result
+
+Esper = Callable[..., Result]
+"""Calls the command line; the fixture `esper` of `tests/cli`."""
+
+
+@contextmanager
+def first_on_path(folder: Path) -> Iterator[Path]:
+    """Put a folder first on `sys.path`; afterwards forget everything that was imported from it."""
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield folder
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that stands first on `sys.path`; what was imported from it is forgotten afterwards."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    importlib.invalidate_caches()
-    yield folder
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
-            del sys.modules[name]
+def site(tmp_path: Path) -> Iterator[Path]:
+    """A folder for distributions that stands first on `sys.path`."""
+    (tmp_path / "site").mkdir()
+    with first_on_path(tmp_path / "site") as folder:
+        yield folder
 
 
 def install(
@@ -171,6 +185,10 @@ PRESET = """
     epoch = 3
     op = "germinate"
     slot = "first"
+
+    [[policy.steps]]
+    epoch = 5
+    op = "prune"
 
     [train]
     epochs = 12

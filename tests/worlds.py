@@ -15,7 +15,7 @@ from esper_core.model.parts import Part
 from esper_core.model.problem import Problem, Split
 from esper_core.model.program import Program, build_host, count_parameters, seed_costs
 from esper_core.phases import collect
-from esper_core.phases.collect import Cast, EpochReport, Episode
+from esper_core.phases.collect import Cast, Episode, EpochReport
 from esper_core.plugin import Blueprint, PolicyContext
 from esper_core.plugin.protocols import Policy
 from esper_core.state.actions import ActionSpace, Blend, Curve
@@ -64,7 +64,7 @@ def spirals(**settings: Any) -> Problem:
 
 
 class PictureHost(nn.Module):
-    """The host of somebody who has never seen our base class: convolutions, batch normalisation, two sites."""
+    """The host of somebody who has never seen our base class: convolutions, batch normalisation, 2 sites."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -104,7 +104,9 @@ def builtin() -> tuple[tuple[Part, ...], tuple[frozenset[str], ...]]:
     """Parts of the built-in blueprints, and the kinds that they fit."""
     records = list(cast(Iterable[Blueprint], esper_plugins.esper_blueprints()))
     settings = {"esper/lowrank": LowRank(rank=4)}
-    parts = tuple(Part(name=r.name, build=r.build, call=_found(r), settings=settings.get(r.name)) for r in records)
+    parts = tuple(
+        Part(name=r.name, build=r.build, call=_found(r), settings=settings.get(r.name)) for r in records
+    )
     return parts, tuple(r.fits for r in records)
 
 

@@ -48,7 +48,7 @@ def displays(command: Decorated) -> Decorated:
 
 def display() -> "Mode":
     """The display that was asked for: "auto", "quiet", "plain" or "json"."""
-    chosen: "Mode" = click.get_current_context().meta.get(_DISPLAY, "auto")
+    chosen: Mode = click.get_current_context().meta.get(_DISPLAY, "auto")
     return chosen
 
 

@@ -21,6 +21,7 @@ BUILT_IN = "esper-morph"
 PLURALS = {record.__name__.lower(): hook.removeprefix("esper_") for hook, record in HOOKS.items()}
 """Every kind of record, in the singular and in the plural."""
 
+Status = Literal["loaded", "failed", "skipped"]
 Record = TypeVar("Record", bound=Component, covariant=True)
 
 
@@ -97,7 +98,7 @@ class Plugin:
     version: str
     entry_point: str
     module: str
-    status: Literal["loaded", "failed", "skipped"]
+    status: Status
     note: str = ""
     """Why it failed or was skipped, or a warning."""
     records: tuple[Component, ...] = ()
@@ -116,10 +117,8 @@ def _known(kind: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Catalogue:
-    """What is installed: the records, the plugins that offer them, and the plugins that failed."""
+    """What is installed: the plugins with the records that they offer, and why others failed."""
 
-    offers: tuple[Entry[Component], ...] = ()
-    """Everything that was offered, conflicts included."""
     plugins: tuple[Plugin, ...] = ()
     failures: tuple[PluginFailure, ...] = ()
 
@@ -196,8 +195,15 @@ class Catalogue:
         return matches[0]
 
     def _offers(self, kind: str) -> tuple[Entry[Component], ...]:
-        wanted = (entry for entry in self.offers if entry.kind == _known(kind))
-        return tuple(sorted(wanted, key=lambda entry: (entry.name, entry.distribution)))
+        """Everything of a kind that was offered, conflicts included, sorted by name."""
+        wanted = _known(kind)
+        offers = (
+            Entry(record=record, distribution=plugin.distribution, version=plugin.version)
+            for plugin in self.plugins
+            for record in plugin.records
+        )
+        found = (entry for entry in offers if entry.kind == wanted)
+        return tuple(sorted(found, key=lambda entry: (entry.name, entry.distribution)))
 
     def _unknown(self, kind: str, name: str, prefix: str) -> ConfigError | PluginError:
         """The error for a name that nothing offers; a plugin that failed may be the one that would."""

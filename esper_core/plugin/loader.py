@@ -19,7 +19,7 @@ import attrs
 import pluggy
 
 from esper_core.plugin import hooks
-from esper_core.plugin.catalogue import BUILT_IN, Catalogue, Entry, Plugin, PluginFailure
+from esper_core.plugin.catalogue import BUILT_IN, Catalogue, Plugin, PluginFailure, Status
 from esper_core.plugin.imports import GROUP
 from esper_core.plugin.specs import API_LEVEL, Component
 
@@ -45,14 +45,16 @@ class _Candidate:
     def title(self) -> str:
         return f"{self.distribution} {self.version} (entry point {self.entry_point.name!r})"
 
-    def plugin(self, **changes: object) -> Plugin:
-        known = {
-            "distribution": self.distribution,
-            "version": self.version,
-            "entry_point": self.entry_point.name,
-            "module": self.entry_point.value,
-        }
-        return Plugin(**known, **changes)  # type: ignore[arg-type]
+    def plugin(self, status: Status, note: str, records: Iterable[Component] = ()) -> Plugin:
+        return Plugin(
+            distribution=self.distribution,
+            version=self.version,
+            entry_point=self.entry_point.name,
+            module=self.entry_point.value,
+            status=status,
+            note=note,
+            records=tuple(records),
+        )
 
 
 def normalise(distribution: str) -> str:
@@ -76,29 +78,19 @@ def load(*, allow: Iterable[str] = (), block: Iterable[str] = (), no_plugins: bo
     allowed, blocked = set(map(normalise, allow)), set(map(normalise, block))
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
-    offers: list[Entry[Component]] = []
     plugins: list[Plugin] = []
     failures: list[PluginFailure] = []
     for candidate in _discover():
         reason = _excluded(candidate.distribution, allowed, blocked, no_plugins)
+        outcome = [] if reason else _try(manager, candidate)
         if reason:
-            plugins.append(candidate.plugin(status="skipped", note=reason))
-            continue
-        outcome = _try(manager, candidate)
-        if isinstance(outcome, PluginFailure):
+            plugins.append(candidate.plugin("skipped", reason))
+        elif isinstance(outcome, PluginFailure):
+            plugins.append(candidate.plugin("failed", outcome.error))
             failures.append(outcome)
-            plugins.append(candidate.plugin(status="failed", note=outcome.error))
-            continue
-        offers += [
-            Entry(record=record, distribution=candidate.distribution, version=candidate.version)
-            for record in outcome
-        ]
-        note = "" if outcome else "registers nothing"
-        plugins.append(candidate.plugin(status="loaded", note=note, records=tuple(outcome)))
-        if note:
-            logger.warning("plugin %s registers nothing", candidate.title)
-    failures += _missing_built_in(plugins)
-    return Catalogue(offers=tuple(offers), plugins=tuple(plugins), failures=tuple(failures))
+        else:
+            plugins.append(candidate.plugin("loaded", "" if outcome else "registers nothing", outcome))
+    return Catalogue(plugins=tuple(plugins), failures=(*failures, *_missing_built_in(plugins)))
 
 
 def _discover() -> list[_Candidate]:
@@ -181,6 +173,8 @@ def _collect(manager: pluggy.PluginManager, candidate: _Candidate) -> list[Compo
             visible = logging.WARNING if os.environ.get(TRACE) == "1" else logging.DEBUG
             logger.log(visible, "%s: %s -> %s", candidate.title, hook, ", ".join(names))
         records += yielded
+    if not records:
+        logger.warning("plugin %s registers nothing", candidate.title)
     return records
 
 

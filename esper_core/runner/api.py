@@ -16,13 +16,9 @@ from esper_core.runner.compare import Arm
 from esper_core.runner.config import Source, catalogue_for, load
 from esper_core.runner.display import Mode
 from esper_core.runner.files import read_json
-from esper_core.runner.grown import load_grown
 from esper_core.runner.inspect import Inspection, inspect_run, inspect_task
 from esper_core.runner.loop import Loop
 from esper_core.runner.setup import assemble
-
-__all__ = ["Result", "inspect", "load_grown", "resume", "run"]
-
 
 @attrs.frozen(kw_only=True)
 class Result:

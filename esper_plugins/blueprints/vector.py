@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from esper_core.plugin import Site
 from esper_plugins.blueprints.settings import LowRank
@@ -21,10 +22,10 @@ def lowrank(site: Site, settings: LowRank) -> nn.Module:
 
 
 class MirroredBottleneck(nn.Module):
-    """U relu(D x + c) - U' relu(D' x + c') + b, where the second half is a copy of the first at birth.
+    """U gelu(D x + c) - U' gelu(D' x + c') + b, where the second half is a copy of the first at birth.
 
     The halves cancel exactly, yet both have gradient in every parameter, where a zero-initialised U
-    would leave D without.
+    would leave D without. The activation is smooth, so that no hidden unit can be dead from birth.
     """
 
     def __init__(self, width: int, rank: int) -> None:
@@ -44,6 +45,6 @@ class MirroredBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The change, `[B, C]`."""
-        one: Tensor = self.up(torch.relu(self.down(x)))
-        other: Tensor = self.mirror_up(torch.relu(self.mirror_down(x)))
+        one: Tensor = self.up(F.gelu(self.down(x)))
+        other: Tensor = self.mirror_up(F.gelu(self.mirror_down(x)))
         return one - other + self.bias

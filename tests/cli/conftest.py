@@ -1,16 +1,13 @@
 """The fake installation, and a way to call `esper`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from distributions import fake_esper
+from distributions import Esper, fake_esper
 from distributions import site as site
 
 from esper_core.cli import main
-
-Esper = Callable[..., Result]
 
 
 @pytest.fixture

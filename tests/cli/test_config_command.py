@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import Esper
+from distributions import Esper
 
 from esper_core.plugin.loader import load
 from esper_core.runner import config
@@ -39,7 +39,8 @@ def test_origins_are_toml_too_with_one_key_a_line(esper: Esper, tmp_path: Path) 
     assert 'growth.slots = ["a", "b"]  # --set' in lines
     assert "train.epochs = 12  # preset of esper/digits" in lines
     assert 'blueprint."esper/lowrank".rank = 6  # preset of esper/digits' in lines
-    assert 'policy.steps = [{epoch = 3, op = "germinate", slot = "first"}]  # preset of esper/digits' in lines
+    steps = '[{epoch = 3, op = "germinate", slot = "first"}, {epoch = 5, op = "prune"}]'
+    assert f"policy.steps = {steps}  # preset of esper/digits" in lines
     assert 'run.level = "normal"  # default' in lines
     assert "# growth.budget is not set" in lines
 

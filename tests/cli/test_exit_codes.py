@@ -1,10 +1,10 @@
-"""What the API raises becomes a message on stderr and an exit code; with `--json` an object on stdout, too."""
+"""What the API raises becomes a message on stderr and an exit code; with `--json` an object on stdout."""
 
 import json
 from typing import Any
 
 import pytest
-from conftest import Esper
+from distributions import Esper
 
 import esper_core
 from esper_core.errors import ConfigError, EsperError, Interrupted, PluginError, RunError
@@ -18,7 +18,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         raise error
 
     for name in CALLS:
-        monkeypatch.setattr(esper_core, name, fake, raising=False)
+        monkeypatch.setitem(vars(esper_core), name, fake)
 
 
 @pytest.mark.parametrize("command", CALLS)

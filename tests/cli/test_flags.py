@@ -1,12 +1,14 @@
 """Every flag of every command does what it says, and nothing when it is not given."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
-from conftest import Esper
+from distributions import Esper
 
 import esper_core
 from esper_core.cli import main
@@ -27,8 +29,22 @@ RUN = {
     "--json": (["--json"], {"display": "json"}),
     "--no-plugins": (["--no-plugins"], {"no_plugins": True}),
     "all": (
-        ["--set", "a=1", "--out", "o", "--seed", "1", "--rounds", "2", "--envs", "3", "--policy", "p.toml"]
-        + ["--json", "--no-plugins"],
+        [
+            "--set",
+            "a=1",
+            "--out",
+            "o",
+            "--seed",
+            "1",
+            "--rounds",
+            "2",
+            "--envs",
+            "3",
+            "--policy",
+            "p.toml",
+            "--json",
+            "--no-plugins",
+        ],
         {
             "sets": ("a=1",),
             "out": Path("o"),
@@ -59,7 +75,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
     made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     for name in ("run", "resume"):
         fake = lambda *args, name=name, **kwargs: made.append((name, args, kwargs))  # noqa: E731
-        monkeypatch.setattr(esper_core, name, fake, raising=False)
+        monkeypatch.setitem(vars(esper_core), name, fake)
     return made
 
 
@@ -80,6 +96,14 @@ def test_resume_hands_over_what_was_given(
 ) -> None:
     assert esper("resume", "runs/x", *arguments).exit_code == 0
     assert calls == [("resume", (Path("runs/x"),), {"display": display})]
+
+
+@pytest.mark.acceptance("X-16")
+def test_inspect_prints_a_picture_or_facts(esper: Esper, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(facts={"task": "esper/digits", "slots": [1]}, picture="a picture " * 10)
+    monkeypatch.setitem(vars(esper_core), "inspect", lambda target: found if target == "digits" else None)
+    assert esper("inspect", "digits").stdout.strip() == ("a picture " * 10).strip()
+    assert json.loads(esper("inspect", "digits", "--json").stdout) == found.facts
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -156,7 +180,7 @@ def test_flags_are_checked_like_everything_else(
         config.load(source, sets=sets, flags=flags, catalogue=catalogue)
         raise AssertionError("the configuration was accepted")
 
-    monkeypatch.setattr(esper_core, "run", fake, raising=False)
+    monkeypatch.setitem(vars(esper_core), "run", fake)
     result = esper("run", "digits", *arguments)
     assert result.exit_code == ConfigError.exit_code
     assert result.stderr.startswith(f"Error: {line}")

@@ -1,12 +1,13 @@
 """`esper plugins` shows what is installed, what failed and who is in conflict; plugins bring commands."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import Esper
-from distributions import blueprint, install, plugin
+from distributions import Esper, blueprint, fake_esper, install, plugin
 
 
 def test_it_lists_plugins_with_what_they_offer(site: Path, esper: Esper) -> None:
@@ -54,6 +55,26 @@ def test_a_failed_plugin_is_shown_and_harms_nothing(
     assert "It may belong to a plugin that failed: acme-esper 0.3" in result.stderr
 
 
+@pytest.mark.parametrize(("trace", "lines"), [("0", 1), ("1", 7)])
+def test_stderr_has_one_line_for_a_failed_plugin_and_more_on_request(
+    site: Path, trace: str, lines: int
+) -> None:
+    fake_esper(site)
+    plugin(site, "acme-esper", "raise RuntimeError('no licence')", "0.3")
+    environment = {**os.environ, "PYTHONPATH": str(site), "ESPER_TRACE_PLUGINS": trace}
+    command = [sys.executable, "-m", "esper_core", "config", "validate", "digits"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "digits: valid\n")
+    head, *traced = result.stderr.splitlines()
+    assert head == (
+        "plugin acme-esper 0.3 (entry point 'acme_esper') failed and is not used: "
+        "RuntimeError: no licence. `esper plugins --failed` shows more"
+    )
+    assert len(traced) == lines - 1
+    expected = "esper-morph 9.9 (entry point 'esper'): esper_blueprints -> esper/linear, esper/lowrank"
+    assert (expected in traced) is (trace == "1")
+
+
 def test_nothing_failed(esper: Esper) -> None:
     assert esper("plugins", "--failed").stdout == "no plugin failed\n"
 
@@ -79,16 +100,27 @@ def test_a_conflict_is_shown_and_stops_only_who_chooses_it(site: Path, esper: Es
     assert esper(*chosen, "--set", "plugins.block=['two-esper']").exit_code == 0
 
 
+HELLO = """
+import click
+
+nothing = 3
+
+@click.command()
+@click.argument("who")
+def hello(who):
+    click.echo("hello " + who)
+"""
+
+
 def commands(site: Path, *names: str, build: str = "acme_cli:hello") -> None:
     """Install a distribution that offers commands, all with one builder."""
     yields = "\n".join(f"    yield Command(name={n!r}, build={build!r}, summary='Says hello')" for n in names)
     source = f"from esper_core.plugin import Command, hookimpl\n@hookimpl\ndef esper_commands():\n{yields}\n"
-    command = "import click\n@click.command()\n@click.argument('who')\ndef hello(who):\n    click.echo('hello ' + who)\n"
     install(
         site,
         "acme-cli",
         entry_points={"acme": "acme_reg"},
-        files={"acme_reg.py": source, "acme_cli.py": command + "nothing = 3\n"},
+        files={"acme_reg.py": source, "acme_cli.py": HELLO},
     )
 
 

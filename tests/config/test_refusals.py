@@ -1,12 +1,15 @@
 """Everything that can be wrong is refused, all of it at once, with place, key, reason and what was meant."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from distributions import blueprint, plugin
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from esper_core.errors import ConfigError, EsperError, PluginError
 from esper_core.plugin.catalogue import Catalogue
@@ -432,3 +435,73 @@ def test_strangers_blueprints_grow_only_when_they_are_chosen(site: Path, catalog
     chosen = config.load("digits", sets=["growth.blueprints=['ghost', 'linear']"], catalogue=both)
     assert chosen.growth.blueprints == ("acme/ghost", "esper/linear")
     assert set(chosen.blueprint) == {"acme/ghost", "esper/linear"}
+
+
+SECTION_NAMES = [
+    "run",
+    "task",
+    "policy",
+    "reward",
+    "device",
+    "train",
+    "growth",
+    "plugins",
+    "blueprint",
+    "sink",
+]
+KEY_NAMES = [
+    "name",
+    "steps",
+    "host",
+    "seed",
+    "lr",
+    "momentum",
+    "clip",
+    "clip_scope",
+    "sinks",
+    "blueprints",
+    "allow",
+]
+NAMES = [
+    "digits",
+    "esper/digits",
+    "scripted",
+    "random",
+    "adamw",
+    "joint",
+    "jsonl",
+    "linear",
+    "lowrank",
+    "rank",
+]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> dict[str, Any]:
+    """Tables that look like configurations, and are mostly wrong somewhere."""
+    scalar = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(NAMES), st.text(max_size=3)
+    )
+    keys = st.one_of(st.sampled_from([*KEY_NAMES, *NAMES]), st.text(max_size=3))
+    values = st.recursive(
+        scalar,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+        max_leaves=6,
+    )
+    table = draw(st.dictionaries(st.sampled_from(SECTION_NAMES), values, max_size=5))
+    if draw(st.booleans()):
+        table["task"] = {"name": "digits"}
+    return table
+
+
+@pytest.mark.property
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(table=tables())
+def test_whatever_is_given_is_accepted_or_refused_in_words(
+    table: dict[str, Any], catalogue: Catalogue
+) -> None:
+    try:
+        loaded = config.load(table, catalogue=catalogue)
+    except EsperError:
+        return
+    assert config.load(tomllib.loads(config.dumps(loaded)), catalogue=catalogue) == loaded

@@ -76,7 +76,7 @@ def test_every_field_is_written_or_known_to_be_unset(catalogue: Catalogue) -> No
     assert written["policy"] == {
         "name": "esper/scripted",
         "repeat": True,
-        "steps": [{"epoch": 3, "op": "germinate", "slot": "first"}],
+        "steps": [{"epoch": 3, "op": "germinate", "slot": "first"}, {"epoch": 5, "op": "prune"}],
     }
     assert written["blueprint"] == {"esper/linear": {}, "esper/lowrank": {"rank": 6}}
 

@@ -130,7 +130,7 @@ def test_a_broken_plugin_is_told_and_harms_nobody(
     assert error in failure.error
     assert "Traceback" in failure.traceback
     assert of(loaded, "bad-esper").status == "failed"
-    assert not [entry for entry in loaded.offers if entry.distribution == "bad-esper"]
+    assert of(loaded, "bad-esper").records == ()
     assert loaded.find("blueprint", "good/a").distribution == "good-esper"
     assert loaded.find("blueprint", "linear").distribution == "esper-morph"
     (line,) = [record.getMessage() for record in caplog.records]

@@ -114,7 +114,7 @@ def dumps(config: Config) -> str:
 
 
 def flatten(config: Config) -> Iterator[tuple[Keys, Any]]:
-    """Every key of a configuration with its value, in the order of `dumps`; None where nothing is set."""
+    """Every key of a configuration with its value as TOML has it, in order; None where nothing is set."""
     return _flatten(_table(config), ())
 
 
@@ -123,7 +123,7 @@ def _flatten(table: Mapping[str, Any], prefix: Keys) -> Iterator[tuple[Keys, Any
         if isinstance(value, Mapping):
             yield from _flatten(value, (*prefix, key))
         else:
-            yield (*prefix, key), value
+            yield (*prefix, key), strict.without_none(value)
 
 
 def _table(config: Config) -> dict[str, Any]:

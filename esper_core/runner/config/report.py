@@ -62,8 +62,8 @@ class Report:
             record: attrs class.
             owner: whose settings class it is; None for the core's own.
         """
-        self.keys += [keys, *strict.leaves(record, keys)]
         try:
+            self.keys += [keys, *strict.leaves(record, keys)]
             return strict.structure(table, record)
         except strict.RejectedError as error:
             for problem in error.problems:
