@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from esper_core.errors import RunError as RunError
     from esper_core.runner.api import Result as Result
     from esper_core.runner.api import inspect as inspect
-    from esper_core.runner.grown import load_grown as load_grown
     from esper_core.runner.api import resume as resume
     from esper_core.runner.api import run as run
+    from esper_core.runner.grown import load_grown as load_grown
 
 _HOME = {
     "ConfigError": "esper_core.errors",

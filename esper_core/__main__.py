@@ -1,4 +1,8 @@
-"""`python -m esper_core`: the command line, for when another package owns the name `esper`."""
+"""`python -m esper_core`: the command line, for when another package owns the name `esper`.
+
+Role: starts it under the name that its messages use.
+Neighbours: `cli` is the command line.
+"""
 
 from esper_core.cli import main
 

@@ -1,4 +1,8 @@
-"""`esper config`: show or check a configuration without running it."""
+"""`esper config`: show or check a configuration without running it.
+
+Role: prints what `runner.config` resolves, as TOML.
+Neighbours: `cli.options` has the shared options, `runner.config` the work.
+"""
 
 import json
 import re

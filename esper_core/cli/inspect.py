@@ -1,4 +1,8 @@
-"""`esper inspect`: what a task's host is made of, or what grew in a run, where and when."""
+"""`esper inspect`: what a task's host is made of, or what grew in a run, where and when.
+
+Role: prints an inspection, for the eye or as JSON.
+Neighbours: `cli.options` has the shared options, `runner.inspect` the work.
+"""
 
 import json
 import sys

@@ -1,4 +1,8 @@
-"""`esper plugins`: what is installed, what each plugin offers, and what failed."""
+"""`esper plugins`: what is installed, what each plugin offers, and what failed.
+
+Role: prints a catalogue; imports no plugin's builder.
+Neighbours: `plugin.loader` makes the catalogue, `cli.options` has the shared options.
+"""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,8 @@
-"""`esper resume`: go on with a run from its last whole checkpoint."""
+"""`esper resume`: go on with a run from its last whole checkpoint.
+
+Role: passes its arguments on.
+Neighbours: `cli.options` has the shared options, `runner.api` the work.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,8 @@
-"""`esper run`: train, and say where the result is."""
+"""`esper run`: train, and say where the result is.
+
+Role: passes its arguments on; a flag that was not given overrides nothing.
+Neighbours: `cli.options` has the shared options, `runner.api` the work.
+"""
 
 from pathlib import Path
 

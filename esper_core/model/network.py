@@ -15,7 +15,15 @@ from esper_core.model.seeds import Seed
 
 
 class Planted(NamedTuple):
-    """A seed at work and its gains; see `model.blending`."""
+    """A seed at work and its gains; see `model.blending`.
+
+    Attributes:
+        seed: proposes a change.
+        influence: a, its share in the features.
+        seed_gain: 0 where no gradient reaches the seed.
+        input_gain: share of its gradient that reaches the host through its input.
+        cap: largest change that incubation trains towards, relative to the features.
+    """
 
     seed: Seed
     influence: Gain
@@ -48,7 +56,12 @@ def fold(host: Host, x: Tensor, planted: Mapping[int, Planted]) -> Tensor:
 
 
 def features(host: Host, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For every site, what a seed there would read and what it would change, without any seed."""
+    """For every site, what a seed there would read and what it would change, without any seed.
+
+    Args:
+        host: segments and sites.
+        x: a batch of inputs.
+    """
     at = sites_by_segment(host)
     found = []
     for index, segment in enumerate(host.segments):

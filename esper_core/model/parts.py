@@ -27,5 +27,5 @@ class Part:
     settings: Any = None
 
     def make(self, *arguments: Any) -> Any:
-        """Call the builder."""
+        """Call the builder with `arguments`, and the settings last where there are any."""
         return self.call(*arguments) if self.settings is None else self.call(*arguments, self.settings)

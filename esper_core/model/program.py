@@ -59,7 +59,12 @@ class Program:
     root: int
 
     def host(self, round_index: int, env: int) -> Host:
-        """The host of an environment at birth, on the CPU."""
+        """The host of an environment at birth, on the CPU.
+
+        Args:
+            round_index: number of the round, from 0.
+            env: number of the environment.
+        """
         with keyed_generator(torch_seed(self.root, Purpose.HOST, round_index, env)):
             return build_host(self.problem.host)
 

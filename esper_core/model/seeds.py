@@ -21,7 +21,7 @@ class Seed(nn.Module):
     """
 
     def __init__(self, branch: nn.Module, blend: Blend, site: Site) -> None:
-        """Wrap a blueprint's module for one site."""
+        """Wrap a blueprint's module, the `branch`, for one site."""
         super().__init__()
         self.branch = branch
         self.blend = blend

@@ -32,7 +32,15 @@ from esper_core.state.slots import SlotTable, Stage
 
 @attrs.frozen(kw_only=True, eq=False)
 class Cast:
-    """Who takes part: the program and the plugins that carry it out."""
+    """Who takes part: the program and the plugins that carry it out.
+
+    Attributes:
+        program: what is executed.
+        device: trains and evaluates.
+        policy: decides.
+        reward: pays.
+        host_parameters: of one host.
+    """
 
     program: Program
     device: Device

@@ -27,7 +27,13 @@ Record = TypeVar("Record", bound=Component, covariant=True)
 
 @attrs.frozen(kw_only=True)
 class Entry(Generic[Record]):
-    """A record and the distribution that it came with."""
+    """A record and the distribution that it came with.
+
+    Attributes:
+        record: what a hook yielded.
+        distribution: normalised name.
+        version: of the distribution.
+    """
 
     record: Record
     distribution: str
@@ -74,7 +80,13 @@ class Entry(Generic[Record]):
 
 @attrs.frozen(kw_only=True)
 class PluginFailure:
-    """A plugin that could not be loaded, and why."""
+    """A plugin that could not be loaded, and why.
+
+    Attributes:
+        distribution: normalised name.
+        version: of the distribution.
+        entry_point: name in the group.
+    """
 
     distribution: str
     version: str
@@ -92,7 +104,16 @@ class PluginFailure:
 
 @attrs.frozen(kw_only=True)
 class Plugin:
-    """One entry point of the group, as `esper plugins` shows it."""
+    """One entry point of the group, as `esper plugins` shows it.
+
+    Attributes:
+        distribution: normalised name.
+        version: of the distribution.
+        entry_point: name in the group.
+        module: import name of the registration module.
+        status: what became of it.
+        records: everything that its hooks yielded.
+    """
 
     distribution: str
     version: str
@@ -117,7 +138,12 @@ def _known(kind: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Catalogue:
-    """What is installed: the plugins with the records that they offer, and why others failed."""
+    """What is installed: the records, the plugins that offer them, and the plugins that failed.
+
+    Attributes:
+        plugins: every entry point of the group, whatever became of it.
+        failures: of those that could not be loaded.
+    """
 
     plugins: tuple[Plugin, ...] = ()
     failures: tuple[PluginFailure, ...] = ()

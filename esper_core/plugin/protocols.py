@@ -61,7 +61,7 @@ class Policy(Protocol):
     """A controller over N environments."""
 
     def start(self, envs: int) -> Any:
-        """Memory at the start of an episode."""
+        """Memory at the start of an episode of `envs` environments."""
         ...
 
     def decide(self, view: View, memory: Any, uniforms: Floats) -> Choice:
@@ -164,11 +164,11 @@ class Device(Protocol):
         ...
 
     def train(self, tensors: Any, plan: TrainPlan) -> tuple[Any, TrainCounts]:
-        """Train every host and its seeds for one epoch."""
+        """Train every host and its seeds for one epoch; consumes `tensors` and returns the next."""
         ...
 
     def evaluate(self, tensors: Any, plan: EvalPlan) -> EvalCounts:
-        """Evaluate every configuration; changes nothing, not even batch statistics."""
+        """Evaluate every configuration; changes nothing in `tensors`, not even batch statistics."""
         ...
 
     def export(self, tensors: Any) -> "Mapping[str, Tensor]":
@@ -176,7 +176,14 @@ class Device(Protocol):
         ...
 
     def adopt(self, arrays: "Mapping[str, Tensor]", slots: SlotTable, envs: Ints, round_index: int) -> Any:
-        """The reverse of `export`."""
+        """The reverse of `export`.
+
+        Args:
+            arrays: what `export` gave.
+            slots: the table that belongs to them; it says whose the rows of seeds are.
+            envs: `[N]` numbers of the environments.
+            round_index: number of the round, from 0.
+        """
         ...
 
     def close(self) -> None:

@@ -49,12 +49,18 @@ def bits(root: int, purpose: Purpose, *keys: ArrayLike) -> NDArray[np.uint64]:
 
 
 def uniforms(root: int, purpose: Purpose, *keys: ArrayLike) -> Floats:
-    """Float64 uniforms in [0, 1) for every combination of the keys, 53 bits each."""
+    """Float64 uniforms in [0, 1) for every combination of the keys under `root`, 53 bits each."""
     return (bits(root, purpose, *keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutations(size: int, root: int, purpose: Purpose, *keys: ArrayLike) -> Ints:
     """A permutation of `range(size)` for every combination of the keys.
+
+    Args:
+        size: n.
+        root: the run's seed, a non-negative integer.
+        purpose: what the draw is for.
+        keys: integers or integer arrays that broadcast against each other.
 
     Returns:
         Integers of the broadcast shape of the keys, plus a last axis of length `size`.

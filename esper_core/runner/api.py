@@ -20,6 +20,7 @@ from esper_core.runner.inspect import Inspection, inspect_run, inspect_task
 from esper_core.runner.loop import Loop
 from esper_core.runner.setup import assemble
 
+
 @attrs.frozen(kw_only=True)
 class Result:
     """What a run came to.

@@ -54,7 +54,7 @@ HEADS_OF: dict[Op, tuple[str, ...]] = {
 
 
 def name_of(member: IntEnum) -> str:
-    """The name users see: lower case, words joined by '-'."""
+    """The name of a `member` as users see it: lower case, words joined by '-'."""
     return member.name.lower().replace("_", "-")
 
 
@@ -87,7 +87,7 @@ class Decision:
 
     @classmethod
     def wait(cls, envs: int) -> "Decision":
-        """Everybody waits."""
+        """All of `envs` environments wait."""
         return cls(**{head: np.zeros(envs, np.int64) for head in HEADS})
 
 

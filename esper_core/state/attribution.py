@@ -20,9 +20,12 @@ class Attribution:
         bare: `[N]` score with no seed.
         players: `[N, S]` seeds that were switched on and off.
         contribution: `[N, S]` score minus the score without the seed (leave one out); NaN without a player.
+        contribution_error: its standard error.
         shapley: `[N, S]` Shapley share of score minus bare; NaN without a player.
+        shapley_error: its standard error.
         interaction: `[N, S, S]` v(ij) - v(i) - v(j) + v(none) for pairs of players, where measured; else
             NaN.
+        interaction_error: its standard error.
         contact: `[N, S]` relative rise of the loss at a TRAINING seed's first contact; else NaN.
     """
 

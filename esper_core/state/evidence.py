@@ -47,7 +47,7 @@ class Evidence:
 
     @classmethod
     def unknown(cls, envs: int, slots: int) -> "Evidence":
-        """Nothing has been measured."""
+        """Nothing has been measured, for N = `envs` and S = `slots`."""
         shape = (envs, slots)
         ints = ("measured", "nonfinite")
         floats = {a.name: np.full(shape, np.nan) for a in attrs.fields(cls) if a.name not in ints}

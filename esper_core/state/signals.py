@@ -36,6 +36,6 @@ class HostSignals:
 
     @classmethod
     def unknown(cls, envs: int) -> "HostSignals":
-        """Nothing has been measured."""
+        """Nothing has been measured, for N = `envs`."""
         nan = {a.name: np.full(envs, np.nan) for a in attrs.fields(cls) if a.name != "plateau"}
         return cls(**nan, plateau=np.zeros(envs, np.int64))

@@ -88,7 +88,7 @@ class SlotTable:
 
     @classmethod
     def empty(cls, envs: int, slots: int) -> "SlotTable":
-        """All slots dormant."""
+        """All slots dormant, for N = `envs` and S = `slots`."""
         shape = (envs, slots)
 
         def zeros() -> Ints:

@@ -26,7 +26,13 @@ from esper_plugins.devices.optimizers import step
 
 
 class Key(NamedTuple):
-    """What the seeds of a pool have in common, as indices into the action space."""
+    """What the seeds of a pool have in common, as indices into the action space.
+
+    Attributes:
+        site: index of the slot.
+        blueprint: index of the architecture.
+        blend: index of the blend.
+    """
 
     site: int
     blueprint: int

@@ -85,8 +85,6 @@ def _possible(view: View, wanted: Mapping[str, int]) -> Bools:
 def _translate(number: int, step: ScriptStep, context: PolicyContext) -> dict[str, int]:
     space = context.space
     where = f"policy.steps[{number}]"
-    if step.epoch >= context.epochs:
-        raise ConfigError(f"{where}: epoch = {step.epoch} is not in an episode of {context.epochs} epochs")
     if step.op == "germinate" and step.blueprint is None:
         raise ConfigError(
             f"{where}: op = 'germinate' needs a blueprint; one of {', '.join(space.blueprints)}"

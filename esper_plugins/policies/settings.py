@@ -13,7 +13,7 @@ class ScriptStep:
     """One step of a script. Choices that are left out are the first of the growth settings' lists."""
 
     epoch: int = field(validator=ge(0))
-    """Epoch of the step, from 0."""
+    """Epoch of the step, from 0; a step behind the end of the episode is never reached."""
     op: OpName
     """What to do."""
     slot: str

@@ -13,7 +13,13 @@ FIT, VALIDATION = 0.6, 0.2
 
 
 class Parts(TypedDict):
-    """The three parts, as `Problem` takes them."""
+    """The three parts, as `Problem` takes them.
+
+    Attributes:
+        fit: to train on.
+        validation: to decide on.
+        report: to report on.
+    """
 
     fit: Split
     validation: Split

@@ -28,10 +28,12 @@ _BARE_KEY = re.compile(r"[\w./+-]+")
 
 @attrs.frozen
 class Layer:
-    """The values that one source sets, as a TOML parser returns them."""
+    """The values that one source sets."""
 
     origin: str
+    """Name of the source, for messages."""
     table: Mapping[str, Any]
+    """As a TOML parser returns it."""
     replaces: Keys = ()
     """Tables that this layer sets as a whole, so that nothing of the layers below stays in them."""
 
@@ -41,7 +43,9 @@ class Leaf:
     """One value of the tree."""
 
     value: Any
+    """As a TOML parser returns it."""
     origin: str
+    """Name of the source that set it."""
     rank: int
     """Number of the layer that set it; later layers lie above earlier ones."""
 

@@ -53,7 +53,18 @@ class Choice:
 
 @frozen(kw_only=True)
 class Config:
-    """Everything that determines a run."""
+    """Everything that determines a run; one field for each section of the file.
+
+    Attributes:
+        run: how much is run, and what is written down.
+        task: data, host, loss and score.
+        policy: the controller.
+        reward: what it is paid.
+        device: what trains and evaluates.
+        train: how hosts and seeds are trained.
+        growth: what may grow, and when.
+        plugins: what may be loaded.
+    """
 
     run: RunSettings
     task: Choice

@@ -33,6 +33,7 @@ class Problem:
     path: Path
     """Keys from the table's root to the value."""
     reason: str
+    """What is wrong with it, and what was expected."""
     unknown: bool = False
     """There is no such key; whoever knows all keys can name the nearest."""
 
