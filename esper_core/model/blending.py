@@ -11,7 +11,8 @@ gain 1), the gradient itself. Stage is data: the gains say which of these happen
 select, they never multiply what they switch off, because 0 * NaN is NaN.
 
 Role: the only place where a seed and a host meet. Gains that are Python numbers are resolved before anything
-is computed; gains that are tensors (one per environment) give bit-equal results.
+is computed; gains that are tensors (one per environment) give bit-equal results, save that the norms of a
+cap that binds may round differently.
 Neighbours: `model.seeds` computes delta, device strategies choose the gains from the slot table.
 """
 

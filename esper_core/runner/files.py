@@ -50,6 +50,8 @@ def read_json(path: Path) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors; each gets storage of its own."""
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ Role: export and `load_grown`. No run and no plugin manager is needed to read on
 Neighbours: `model.network.GrownNetwork` is what comes back.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -68,20 +69,22 @@ def save(folder: Path, network: GrownNetwork, program: Program, slots: SlotTable
     """Write a network.
 
     Args:
-        folder: does not exist yet, or is replaced as a whole by the caller.
+        folder: replaced as a whole; a reader sees the old network or the new.
         network: of `network_of`.
         program: names the parts.
         slots: the table that the network was made from.
         env: position of the environment.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     inputs = program.problem.validation.inputs[:PROBE]
     floats = next(p for p in network.parameters()).dtype
     inputs = inputs.to(floats) if inputs.is_floating_point() else inputs
     with torch.no_grad():
         outputs = network(inputs)
-    write_tensors(folder / "weights.safetensors", network.state_dict())
-    write_tensors(folder / "probe.safetensors", {"inputs": inputs, "outputs": outputs})
+    write_tensors(aside / "weights.safetensors", network.state_dict())
+    write_tensors(aside / "probe.safetensors", {"inputs": inputs, "outputs": outputs})
     seeds = []
     for index, site in enumerate(program.sites):
         if site.name in network.influence:
@@ -96,15 +99,17 @@ def save(folder: Path, network: GrownNetwork, program: Program, slots: SlotTable
                 }
             )
     write_json(
-        folder / "grown.json",
+        aside / "grown.json",
         {
             "format": FORMAT,
             "dtype": str(floats).removeprefix("torch."),
             "host": _described(program.problem.host),
             "seeds": seeds,
-            "hashes": {p.name: sha256(p) for p in sorted(folder.glob("*.safetensors"))},
+            "hashes": {p.name: sha256(p) for p in sorted(aside.glob("*.safetensors"))},
         },
     )
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
 
 
 def load_grown(path: str | Path) -> GrownNetwork:

@@ -20,7 +20,7 @@ class HostSignals:
         score: validation score of the live network (the task's units).
         committed: validation score with committed seeds only: what would ship now.
         best: best `score` so far.
-        plateau: epochs since `best` last rose by more than `PLATEAU_DELTA`.
+        plateau: epochs since `best` last rose.
     """
 
     train_loss: Floats

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from esper_core.plugin import (
     PLANTED,
     Bools,
+    ConfigError,
     Edits,
     EvalCounts,
     EvalPlan,
@@ -55,7 +56,7 @@ class SingleDevice:
         """Move the data to the device once, for the whole run."""
         self._program = program
         self._settings = settings
-        self._place = torch.device(settings.place)
+        self._place = _place(settings.place)
         self._dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self._like = torch.empty(0, dtype=self._dtype, device=self._place)
         self._threads = torch.get_num_threads()
@@ -213,6 +214,23 @@ class SingleDevice:
         envs = sorted(order)
         block = block.take([order.index(env) for env in envs])
         return _group(block, tuple(envs), [modules[env] for env in envs])
+
+
+def _place(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ConfigError: torch does not know it, or this machine does not have it.
+    """
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device.place = {name!r}: {reason}; use 'cpu', or 'cuda' where there is one"
+        ) from error
+    return place
 
 
 def _group(block: Block, envs: tuple[int, ...], modules: Sequence[nn.Module]) -> Group:
