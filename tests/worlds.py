@@ -18,12 +18,14 @@ from esper_core.phases import collect
 from esper_core.phases.collect import Cast, Episode, EpochReport
 from esper_core.plugin import Blueprint, PolicyContext
 from esper_core.plugin.protocols import Policy
+from esper_core.rules import lifecycle
 from esper_core.state.actions import ActionSpace, Blend, Curve
 from esper_core.state.settings import GrowthSettings, TrainSettings
 from esper_core.state.slots import SlotTable
 from esper_plugins.blueprints.settings import LowRank
 from esper_plugins.devices import single
 from esper_plugins.devices.settings import Single
+from esper_plugins.devices.single import SingleDevice
 from esper_plugins.policies import scripted
 from esper_plugins.policies.settings import Scripted, ScriptStep
 from esper_plugins.rewards import shipped
@@ -179,6 +181,20 @@ def epochs(
     for _ in range(cast.program.train.epochs):
         episode, report = collect.advance(cast, episode)
         yield episode, report
+
+
+def lively(device: SingleDevice, table: SlotTable, envs: Sequence[int] = (0,)) -> Any:
+    """Tensors for a slot table, with seeds and batch statistics far from what they are at birth."""
+    numbers = np.asarray(envs)
+    tensors, _ = device.edit(device.start(numbers, 0), lifecycle.edits(SlotTable.empty(*table.shape), table))
+    arrays = dict(device.export(tensors))
+    generator = torch.Generator().manual_seed(0)
+    for name, value in arrays.items():
+        if name.startswith("pool/") and "/parameters/" in name:
+            arrays[name] = value + 0.5 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        if "/running_" in name:
+            arrays[name] = 0.5 + torch.rand(value.shape, generator=generator, dtype=value.dtype)
+    return device.adopt(arrays, table, numbers, 0)
 
 
 @frozen(eq=False)

@@ -112,4 +112,5 @@ def _through_cap(grad: Tensor, h: Tensor, delta: Tensor, influence: Tensor, cap:
     norm = torch.linalg.vector_norm(delta, dim=axes, keepdim=True)
     outward = (delta * grad).sum(dim=axes, keepdim=True) / norm.square()
     along = (grad - outward * delta) * (limit / norm)
-    return torch.where(norm > limit, along, grad)
+    # a norm that is not finite takes the second branch, so that a broken seed's gradient shows it
+    return torch.where(norm <= limit, grad, along)

@@ -1,0 +1,3 @@
+"""The fake installation, for plugins of strangers."""
+
+from distributions import site as site

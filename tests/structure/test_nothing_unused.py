@@ -1,0 +1,195 @@
+"""Nothing is there that nobody uses: no field, no option, no function."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import attrs
+import pytest
+from settings_classes import SETTINGS
+from source_code import ROOT, Module, fields, modules, records
+
+import esper_core
+import esper_core.plugin
+from esper_core.plugin.hooks import HOOKS
+
+WRITTEN_WHOLE = {
+    ("Arm", "selected"): "report.json",
+    ("Evidence", "gradient_norm"): "events of the kind seeds",
+    ("GradientStatistics", "largest"): "events of the kind gradients",
+    ("GradientStatistics", "smallest"): "events of the kind gradients",
+    ("Single", "executor"): "fingerprint; it has one value so far, so nothing can choose by it",
+}
+"""Fields that no line of code names, because the record is written as a whole; `tests/docs` checks that."""
+CALLED_FROM_OUTSIDE = {
+    "forward",  # by torch
+    "backward",  # by torch
+    "list_commands",  # by click
+    "get_command",  # by click
+    "format_commands",  # by click
+    "__getattr__",
+    "__dir__",
+    "ESPER_API",  # by the loader, by its name as a text
+}
+
+
+@pytest.mark.acceptance("RL-08", "X-12", "AB-05")
+def test_every_field_of_every_record_is_read_somewhere() -> None:
+    read = _names_read(modules())
+    tests = [Module(p.stem, p, ast.parse(p.read_text())) for p in sorted((ROOT / "tests").rglob("*.py"))]
+    by_tests = _names_read(tests)
+    unread = {
+        (node.name, name): module.at(field)
+        for module, node in records()
+        for name, field in fields(node).items()
+        if name not in read and not (module.room == "esper_core.testing" and name in by_tests)
+    }
+    assert unread.keys() == WRITTEN_WHOLE.keys(), unread
+
+
+@pytest.mark.acceptance("X-12")
+def test_every_function_class_and_constant_is_used() -> None:
+    """By other code, by an import string of a hook, or as a name of the public surface."""
+    used = _words_used()
+    surface = {*esper_core._HOME, *esper_core.plugin._HOME, *HOOKS}
+    unused = [
+        f"{module.at(node)} {name}"
+        for module in modules()
+        if module.room != "esper_core.testing"
+        for name, node in _definitions(module)
+        if name not in used | surface | CALLED_FROM_OUTSIDE and not _is_validator(node)
+    ]
+    assert unused == []
+
+
+@pytest.mark.acceptance("X-12", "CF-05")
+def test_everything_in_the_testing_room_is_used_by_tests_or_by_itself() -> None:
+    words = _words_used() | {
+        word for path in (ROOT / "tests").rglob("*.py") for word in re.findall(r"\w+", path.read_text())
+    }
+    unused = [
+        f"{module.at(node)} {name}"
+        for module in modules()
+        if module.room == "esper_core.testing"
+        for name, node in _definitions(module)
+        if name not in words
+    ]
+    assert unused == []
+
+
+@pytest.mark.acceptance("X-12", "CF-02")
+def test_no_code_stands_behind_a_way_out() -> None:
+    """No statement follows a return, raise, break or continue in its block, and no branch is constant."""
+    dead = []
+    for module in modules():
+        for node in ast.walk(module.tree):
+            for block in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+                for statement in block[:-1] if isinstance(block, list) else ():
+                    if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
+                        dead.append(module.at(statement))
+            if isinstance(node, ast.If | ast.While | ast.IfExp) and isinstance(node.test, ast.Constant):
+                dead.append(module.at(node))
+    assert dead == []
+
+
+@pytest.mark.acceptance("X-12", "HE-03", "RL-08")
+def test_every_option_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by name in the source, but in fact: reads of the records are counted while runs go on.
+
+    What checks, copies or writes a configuration as a whole does not count as a reader.
+    """
+    read: set[tuple[str, str]] = set()
+    for record in SETTINGS:
+        monkeypatch.setattr(record, "__getattribute__", _counting(record, read))
+    small = ["task.samples=60", "train.epochs=6", "train.batch_size=12", "run.envs=1", "growth.budget=500"]
+    adamw, sgd = ({g: {"name": name} for g in ("host", "seed")} for name in ("adamw", "sgd"))
+    for name, train in (("adamw", adamw), ("sgd", sgd)):
+        esper_core.run({"task": {"name": "spirals"}, "train": train}, sets=small, out=tmp_path / name)
+    esper_core.inspect("digits")
+    options = {(r.__name__, field.name) for r in SETTINGS for field in attrs.fields(r)}
+    assert options - read == {("Single", "executor")}
+
+
+def _counting(record: type, read: set[tuple[str, str]]) -> Any:
+    names = {field.name for field in attrs.fields(record)}
+
+    def get(self: object, name: str) -> Any:
+        if name in names and _reads(sys._getframe(1)):
+            read.add((record.__name__, name))
+        return object.__getattribute__(self, name)
+
+    return get
+
+
+def _reads(frame: FrameType | None) -> bool:
+    """Whether a frame is code of Esper that wants the value, and not one that checks or copies the record."""
+    path = Path(frame.f_code.co_filename) if frame is not None else Path()
+    ours = any((ROOT / package) in path.parents for package in ("esper_core", "esper_plugins"))
+    return (
+        ours
+        and path.name != "strict.py"
+        and frame is not None
+        and frame.f_code.co_name != "__attrs_post_init__"
+    )
+
+
+def _names_read(sources: Any) -> set[str]:
+    return {
+        node.attr
+        for module in sources
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def _words_used() -> set[str]:
+    """Names that some code reads, imports, or names in an import string."""
+    words: set[str] = set()
+    for module in modules():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                words.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                words.add(node.attr)
+            elif isinstance(node, ast.ImportFrom) and "_HOME" not in module.path.read_text():
+                words.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.update(re.findall(r"^[\w.]+:(\w+)$", node.value))
+    return words
+
+
+def _definitions(module: Module) -> Iterator[tuple[str, ast.stmt]]:
+    """Functions, classes and constants of a module, and methods of its classes."""
+    bodies: list[list[ast.stmt]] = [module.tree.body]
+    bodies += [node.body for node in module.tree.body if isinstance(node, ast.ClassDef)]
+    for number, body in enumerate(bodies):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not re.fullmatch(r"__\w+__", node.name):
+                yield node.name, node
+            elif number == 0 and isinstance(node, ast.Assign | ast.AnnAssign):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Name) and target.id != "__all__":
+                        yield target.id, node
+
+
+def _is_validator(node: ast.stmt) -> bool:
+    """A method that attrs calls: `@field.validator` or `@field.default`."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return any(ast.unparse(d).endswith((".validator", ".default")) for d in decorators)
+
+
+def test_the_exceptions_name_fields_that_exist() -> None:
+    known: Mapping[str, Any] = {node.name: fields(node) for _, node in records()}
+    assert all(field in known[record] for record, field in WRITTEN_WHOLE)
+
+
+@pytest.mark.acceptance("RL-08")
+def test_the_list_of_settings_is_complete() -> None:
+    """Every record in a module named `settings` or `records`, and every one that a hook names, is listed."""
+    listed = {record.__name__ for record in SETTINGS}
+    found = {node.name for module, node in records() if module.name.endswith((".settings", "config.records"))}
+    assert found - listed == {"Choice", "Config"}
