@@ -10,10 +10,10 @@ from attrs import frozen
 from torch import Tensor, nn
 
 import esper_plugins
-from esper_core.model.hosts import Site
+from esper_core.model.hosts import Host, Site
 from esper_core.model.parts import Part
 from esper_core.model.problem import Problem, Split
-from esper_core.model.program import Program, build_host, count_parameters, seed_costs
+from esper_core.model.program import Program, build_host, count_parameters, keyed_generator, seed_costs
 from esper_core.phases import collect
 from esper_core.phases.collect import Cast, Episode, EpochReport
 from esper_core.plugin import Blueprint, PolicyContext
@@ -102,6 +102,12 @@ def pictures(samples: int = 30, width: int = 4, dropout: float = 0.0) -> Problem
     )
 
 
+def host_of(problem: Problem) -> Host:
+    """A host, without touching torch's global generator."""
+    with keyed_generator(0):
+        return build_host(problem.host)
+
+
 def builtin() -> tuple[tuple[Part, ...], tuple[frozenset[str], ...]]:
     """Parts of the built-in blueprints, and the kinds that they fit."""
     records = list(cast(Iterable[Blueprint], esper_plugins.esper_blueprints()))
@@ -127,7 +133,7 @@ def program(
 ) -> Program:
     """A program with the built-in blueprints that fit the host, or with other parts, which must."""
     growth = growth or GrowthSettings(**EVERYTHING)
-    sites = build_host(problem.host).sites
+    sites = host_of(problem).sites
     kinds = frozenset(site.kind for site in sites)
     blends = tuple(Blend[name.upper()] for name in growth.blends)
     fitting = [part for part, fits in zip(*builtin(), strict=True) if fits & kinds]
@@ -169,7 +175,7 @@ def cast_of(program: Program, policy: PolicyBuilder, dtype: Any = "float64", **d
         device=single.build(program, Single(dtype=dtype, **device)),
         policy=policy(PolicyContext(space=program.space, epochs=program.train.epochs)),
         reward=shipped.build(Shipped()),
-        host_parameters=count_parameters(build_host(program.problem.host)),
+        host_parameters=count_parameters(host_of(program.problem)),
     )
 
 

@@ -133,7 +133,7 @@ def seed_costs(
         for p, (part, kinds) in enumerate(zip(blueprints, fits, strict=True)):
             if site.kind in kinds:
                 for b, blend in enumerate(blends):
-                    with torch.device("meta"):
+                    with keyed_generator(0), torch.device("meta"):
                         cost[s, p, b] = count_parameters(build_seed(part, site, blend))
     return cost
 

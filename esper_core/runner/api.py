@@ -15,6 +15,7 @@ from esper_core.runner import checkpoint, display, folder
 from esper_core.runner.compare import Arm
 from esper_core.runner.config import Source, catalogue_for, load
 from esper_core.runner.display import Mode
+from esper_core.runner.display.protocol import Display
 from esper_core.runner.files import read_json
 from esper_core.runner.inspect import Inspection, inspect_run, inspect_task
 from esper_core.runner.loop import Loop
@@ -108,7 +109,7 @@ def inspect(target: str | Path, *, sets: Sequence[str] = (), no_plugins: bool = 
     return inspect_task(load(str(target), sets=sets, catalogue=catalogue), catalogue)
 
 
-def _display(mode: Mode) -> display.Display:
+def _display(mode: Mode) -> Display:
     return display.display(mode)
 
 

@@ -19,7 +19,7 @@ from esper_core.model.program import count_parameters
 from esper_core.plugin.catalogue import Catalogue
 from esper_core.runner import checkpoint
 from esper_core.runner.config import Config
-from esper_core.runner.display import GLYPHS, LEGEND, TITLES
+from esper_core.runner.display.picture import LEGEND, cells, comparison
 from esper_core.runner.files import read_json
 from esper_core.runner.folder import RunFolder
 from esper_core.runner.setup import program_of
@@ -124,7 +124,7 @@ def inspect_run(folder: RunFolder) -> Inspection:
             )
         )
     if report is not None:
-        parts.append(_comparison(report))
+        parts.append(comparison(report["score"], report["arms"]))
     return Inspection(facts, Group(*parts))
 
 
@@ -172,19 +172,5 @@ def _lanes(lives: list[dict[str, Any]], about: dict[str, Any]) -> list[Renderabl
     head = f"round {last + 1} of {about['rounds']}: a letter per epoch; slots where nothing grew are left out"
     parts: list[RenderableType] = [Text(head), Text(LEGEND, style="dim")]
     for (env, slot), stages in sorted(lanes.items()):
-        lane_text = Text(f"env {env:>3}  {slot:<12} ")
-        for stage in stages:
-            letter, style = GLYPHS[stage]
-            lane_text.append(letter, style=style)
-        parts.append(lane_text)
+        parts.append(Text(f"env {env:>3}  {slot:<12} ").append_text(cells(stages)))
     return parts
-
-
-def _comparison(report: dict[str, Any]) -> Table:
-    table = Table(title="report split", title_justify="left")
-    for heading in ("network", report["score"], "+/-", "parameters", "epochs", "tries"):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
-    for name, arm in report["arms"].items():
-        numbers = (f"{arm['score']:.4f}", f"{arm['error']:.4f}", f"{arm['parameters']:,}")
-        table.add_row(TITLES[name], *numbers, str(arm["epochs"]), str(arm["tries"]))
-    return table

@@ -19,7 +19,7 @@ from esper_core.phases import collect
 from esper_core.phases.collect import Episode
 from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.checkpoint import Checkpoint
-from esper_core.runner.display import Display
+from esper_core.runner.display.protocol import Display
 from esper_core.runner.events import Events
 from esper_core.runner.files import write_json
 from esper_core.runner.folder import RunFolder
@@ -94,6 +94,7 @@ class Loop:
             self._folder.mark("failed", error=f"{type(error).__name__}: {error}")
             raise RunError(f"{type(error).__name__}: {error}\n{self._where('failed')}") from error
         finally:
+            self._display.close()
             events.close()
             self._cast.device.close()
 
@@ -111,7 +112,7 @@ class Loop:
             self._save(start)
         state = start.state
         episode = None
-        self._display.begin(config, self._cast.program, self._folder)
+        self._display.begin(config, self._cast.program, self._folder, start.state.rounds_done)
         for round_index in range(state.rounds_done, config.run.rounds):
             episode = self._round(round_index, events, stop)
             summary = self._summary(episode)

@@ -17,7 +17,7 @@ import esper_core
 from esper_core.errors import Interrupted, RunError
 from esper_core.phases.collect import Episode, EpochReport
 from esper_core.runner import api, checkpoint
-from esper_core.runner.display import Quiet
+from esper_core.runner.display.protocol import Quiet
 from esper_core.runner.files import read_tensors
 
 ROUNDS = [*SMALL, "run.rounds=2", "policy.name=random", "growth.training_dwell=0.0", "growth.speeds=[0, 1]"]

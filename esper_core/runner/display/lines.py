@@ -1,0 +1,112 @@
+"""The display for logs: a line per epoch, a line per kind of thing that happened, a table at the end."""
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from esper_core.model.problem import Problem
+from esper_core.model.program import Program
+from esper_core.phases.collect import Episode, EpochReport
+from esper_core.runner.compare import Arm
+from esper_core.runner.config import Config
+from esper_core.runner.display.picture import LEGEND, TITLES, cells, comparison, in_units
+from esper_core.runner.events import transitions
+from esper_core.runner.folder import RunFolder
+from esper_core.state.run import RoundSummary
+
+SHOWN = 8
+"""Environments that are drawn in a line."""
+
+
+class Lines:
+    """Plain lines."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to a console."""
+        self._console = console
+        self._program: Program | None = None
+        self._rounds = 1
+
+    def begin(self, config: Config, program: Program, folder: RunFolder, done: int) -> None:
+        """What is run, where, and how to read the lines."""
+        self._program = program
+        self._rounds = config.run.rounds
+        print_head(self._console, config, program)
+
+    def epoch(self, episode: Episode, report: EpochReport) -> None:
+        """One line: where it stands, how good it is, and every slot of the first hosts."""
+        if self._program is None:
+            return
+        signals, problem = episode.signals, self._program.problem
+        total = len(episode.rollout.reward)
+        line = Text(f"round {episode.round_index + 1}/{self._rounds} " if self._rounds > 1 else "")
+        line.append(f"epoch {episode.epoch:>{len(str(total))}}/{total}  ")
+        line.append(f"loss {np.mean(signals.train_loss):6.3f}  ")
+        line.append(f"{problem.score_name} {in_units(np.mean(signals.score), problem):.3f} ")
+        line.append(f"best {in_units(np.max(signals.score), problem):.3f}  ")
+        for row in report.after.stage[:SHOWN].tolist():
+            line.append_text(cells(row)).append(" ")
+        more = len(report.after.stage) - SHOWN
+        self._console.print(line.append(f"+{more}") if more > 0 else line)
+        for what in happened(episode, report, self._program):
+            self._console.print(f"    {what}")
+
+    def round(self, summary: RoundSummary) -> None:
+        """What the round came to."""
+        if self._rounds > 1 and self._program is not None:
+            problem = self._program.problem
+            self._console.print(
+                f"round {summary.round_index + 1}/{self._rounds}  "
+                f"mean return {np.mean(summary.returns):.4f}  "
+                f"best shipped {problem.score_name} {in_units(np.max(summary.committed), problem):.3f}"
+            )
+
+    def arm(self, name: str, episode: Episode) -> None:
+        """A line when an arm is over."""
+        if episode.epoch == len(episode.rollout.reward) and self._program is not None:
+            problem = self._program.problem
+            mean = in_units(np.mean(episode.signals.score), problem)
+            self._console.print(f"compared with: {TITLES[name]}, mean {problem.score_name} {mean:.3f}")
+
+    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+        """The table, where things are, and what to type next."""
+        print_result(self._console, arms, problem, folder)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def print_head(console: Console, config: Config, program: Program) -> None:
+    """What is run, and how to read the letters."""
+    slots = ", ".join(program.space.slots)
+    console.print(
+        f"{config.task.name}: {config.run.envs} hosts x {config.train.epochs} epochs, "
+        f"policy {config.policy.name}, seed {config.run.seed}"
+    )
+    console.print(f"a group of {len(program.space.slots)} letters is one host; its slots are {slots}")
+    console.print(LEGEND, style="dim")
+
+
+def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    """The table, where things are, and what to type next."""
+    console.print()
+    console.print(comparison(problem.score_name, {name: attrs.asdict(arm) for name, arm in arms.items()}))
+    console.print(f"everything about the run:  {folder.path}", markup=False)
+    console.print(f"the grown network:         {folder.grown}", markup=False)
+    console.print(f"what grew where and when:  esper inspect {folder.path}", markup=False)
+    console.print(f'use it in Python:          esper_core.load_grown("{folder.path}")', markup=False)
+
+
+def happened(episode: Episode, report: EpochReport, program: Program) -> list[str]:
+    """What a decision, or a divergence, moved in an epoch, counted over environments."""
+    moved = transitions(episode, report, program)
+    rows = zip(moved["slot"], moved["blueprint"], moved["to"], moved["cause"], strict=True)
+    counted: dict[str, int] = {}
+    for slot, blueprint, there, cause in rows:
+        if cause != "automatic":
+            what = f"{cause} {slot}" + (f" with {blueprint}" if cause == "germinate" else f" -> {there}")
+            counted[what] = counted.get(what, 0) + 1
+    return [f"{what} in {count} host{'s' if count > 1 else ''}" for what, count in counted.items()]

@@ -1,0 +1,69 @@
+"""How a network that grows is drawn: a letter and a colour per stage, and the table of a comparison.
+
+Role: pieces that displays and `runner.inspect` share.
+Neighbours: `lines` and `live` draw a run as it goes on, `runner.inspect` afterwards.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from esper_core.model.problem import Problem
+from esper_core.state.slots import Stage
+
+GLYPHS = {
+    Stage.DORMANT: (".", "dim"),
+    Stage.GERMINATED: ("g", "green"),
+    Stage.TRAINING: ("t", "green"),
+    Stage.BLENDING: ("b", "yellow"),
+    Stage.HOLDING: ("h", "cyan"),
+    Stage.FOSSILIZED: ("F", "bold magenta"),
+    Stage.PRUNED: ("x", "red"),
+    Stage.EMBARGOED: ("x", "dim red"),
+    Stage.RESETTING: ("x", "dim red"),
+}
+"""How a slot is drawn, by stage: a letter and its style."""
+
+LEGEND = ". empty   t trains alone   b blends in   h held   F committed   x pruned, resting"
+
+TITLES = {
+    "static": "static host",
+    "everywhere": "smallest seeds everywhere",
+    "grown": "grown",
+    "twin": "its twin from scratch",
+}
+"""Names of the arms of a comparison."""
+
+
+def cells(stages: Iterable[int]) -> Text:
+    """A row of letters: the slots of one host, or the epochs of one slot."""
+    text = Text()
+    for stage in stages:
+        letter, style = GLYPHS[Stage(stage)]
+        text.append(letter, style=style)
+    return text
+
+
+def comparison(score: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The four arms on the report split.
+
+    Args:
+        score: name of the score.
+        arms: fields of `runner.compare.Arm` by name.
+    """
+    tries = next(iter(arms.values()))["tries"]
+    title = f"report split: best of {tries} tries each, selected by validation"
+    table = Table(title=title, title_justify="left")
+    for heading in ("network", score, "+/-", "parameters", "epochs"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    for name, arm in arms.items():
+        numbers = (f"{arm['score']:.4f}", f"{arm['error']:.4f}", f"{arm['parameters']:,}", str(arm["epochs"]))
+        table.add_row(TITLES[name], *numbers, style="bold magenta" if name == "grown" else None)
+    return table
+
+
+def in_units(score: Any, problem: Problem) -> Any:
+    """A score that is oriented so that higher is better, in the task's own direction."""
+    return score if problem.higher_is_better else -score

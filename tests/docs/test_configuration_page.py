@@ -1,0 +1,162 @@
+"""`docs/configuration.md` says of every key its default and its values as the settings classes have them."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import attrs
+import pytest
+from pages import code, page
+
+from esper_core import errors
+from esper_core.plugin.catalogue import Catalogue, Entry
+from esper_core.plugin.loader import load
+from esper_core.runner.config.contradictions import READ_BY
+from esper_core.runner.config.records import CHOICES, SECTIONS, TABLES, Config
+from esper_core.state.settings import OptimizerSettings
+
+PAGE = page("docs/configuration.md")
+WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+OWN_CHECKS = {"finite": "finite", "distinct": "no entry twice", "_even": "even"}
+"""Validators that are functions, and how the page says what they ask for."""
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load(no_plugins=True)
+
+
+def classes(catalogue: Catalogue) -> Iterator[tuple[str, type[Any]]]:
+    """Every settings class with the heading of its table."""
+    yield from ((f"`[{name}]`", record) for name, record in SECTIONS.items())
+    yield "`[train.host]` and `[train.seed]`", OptimizerSettings
+    for kind in (*CHOICES, *TABLES):
+        for entry in catalogue.entries(kind):
+            record = entry.settings()
+            if record is not None:
+                yield heading_of(entry), record
+                for field in attrs.fields(attrs.resolve_types(record)):
+                    for inner in get_args(field.type):
+                        if isinstance(inner, type) and attrs.has(inner):
+                            yield f"`[[{kind}.{field.name}]]` of `{entry.name}`", inner
+
+
+def heading_of(entry: Entry[Any]) -> str:
+    return f'`[{entry.kind}."{entry.name}"]`' if entry.kind in TABLES else f"`[{entry.kind}]` of `{entry.name}`"
+
+
+def test_every_settings_class_has_a_table_and_every_table_a_class(catalogue: Catalogue) -> None:
+    tables = [table.heading for table in PAGE.tables if table.columns[:3] == ("key", "default", "values")]
+    assert sorted(tables) == sorted(heading for heading, _ in classes(catalogue))
+
+
+@pytest.mark.acceptance("QU-05", "CF-04")
+def test_every_key_stands_there_with_its_default_and_its_values(catalogue: Catalogue) -> None:
+    for heading, record in classes(catalogue):
+        table = PAGE.table(heading)
+        assert table.columns == ("key", "default", "values", "meaning")
+        written = {code(key): (default, values) for key, default, values, _ in table.rows}
+        expected = {
+            field.name: (default_of(field), values_of(field)) for field in attrs.fields(attrs.resolve_types(record))
+        }
+        assert list(written) == list(expected), heading
+        for key, cells in expected.items():
+            assert written[key] == cells, f"{heading} {key}"
+        assert all(meaning.endswith(".") for *_, meaning in table.rows), heading
+
+
+def test_every_section_of_the_configuration_has_a_heading() -> None:
+    headings = re.findall(r"^## .*$", PAGE.text, re.MULTILINE)
+    for field in attrs.fields(Config):
+        assert any(f"[{field.name}" in heading for heading in headings), field.name
+
+
+def test_the_choices_and_their_defaults_are_listed(catalogue: Catalogue) -> None:
+    table = PAGE.table("What is chosen by name")
+    listed = {code(row[0]): row[1:] for row in table.rows}
+    assert set(listed) == {f"{kind}.name" for kind in CHOICES} | set(TABLES.values())
+    for kind, default in CHOICES.items():
+        expected = f"`{default}`" if default else "required"
+        assert listed[f"{kind}.name"][0] == expected
+        assert re.findall(r"`([^`]+)`", listed[f"{kind}.name"][1]) == list(catalogue.names(kind))
+    for kind, key in TABLES.items():
+        assert re.findall(r"`([^`]+)`", listed[key][1]) == list(catalogue.names(kind))
+
+
+def test_the_keys_that_one_update_rule_reads_are_named() -> None:
+    text = PAGE.prose
+    for key, rule in READ_BY.items():
+        assert re.search(rf"`{key}`[^.]*`{rule}`|`{rule}`[^.]*`{key}`", text), key
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    kinds = (errors.ConfigError, errors.PluginError, errors.RunError, errors.Interrupted)
+    for name in ("docs/configuration.md", "docs/commands.md"):
+        table = page(name).table("Exit codes")
+        listed = {int(code(row[0])): row[1] for row in table.rows}
+        assert set(listed) == {0, *(kind.exit_code for kind in kinds)}
+        for kind in kinds:
+            assert f"`{kind.__name__}`" in listed[kind.exit_code]
+
+
+def test_the_check_itself_reads_validators() -> None:
+    """The words for a field follow from its validators; another bound gives other words."""
+    fields = attrs.fields_dict(attrs.resolve_types(SECTIONS["growth"]))
+    assert values_of(fields["max_live"]) == "whole number, >= 1"
+    assert values_of(fields["targets"]) == "list of number, at least 1, no entry twice, each > 0.0, each <= 1.0"
+    assert values_of(fields["budget"]) == "whole number, >= 0"
+    assert default_of(fields["budget"]) == "not set"
+
+
+def default_of(field: Any) -> str:
+    """A default as TOML writes it."""
+    default = field.default
+    if default is attrs.NOTHING:
+        return "required"
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return "its defaults"
+    if default is None:
+        return "not set"
+    text = f"`{json.dumps(default)}`"
+    assert tomllib.loads(f"x = {text[1:-1]}")["x"] == (list(default) if isinstance(default, tuple) else default)
+    return text
+
+
+def values_of(field: Any) -> str:
+    return ", ".join([kind_of(field.type), *constraints(field.validator)])
+
+
+def kind_of(kind: Any) -> str:
+    """A type in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(kind_of(arm) for arm in get_args(kind) if arm is not type(None))
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{json.dumps(choice)}`" for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"list of {kind_of(get_args(kind)[0])}"
+    return "table" if isinstance(kind, type) and attrs.has(kind) else WORDS[kind]
+
+
+def constraints(validator: Any) -> Iterator[str]:
+    """What a validator asks for, in the order in which it asks."""
+    kind = type(validator).__name__
+    if validator is None:
+        return
+    if kind == "_AndValidator":
+        for each in validator._validators:
+            yield from constraints(each)
+    elif kind == "_OptionalValidator":
+        yield from constraints(validator.validator)
+    elif kind == "_DeepIterable":
+        yield from (f"each {text}" for text in constraints(validator.member_validator))
+    elif kind == "_NumberValidator":
+        yield f"{validator.compare_op} {validator.bound}"
+    elif kind == "_MinLengthValidator":
+        yield f"at least {validator.min_length}"
+    elif kind == "_InValidator":
+        yield f"in {min(validator.options)} to {max(validator.options)}"
+    else:
+        yield OWN_CHECKS[validator.__name__]
