@@ -233,7 +233,6 @@ def _germinate(slots: SlotTable, where: Bools, decision: Decision, space: Action
         blueprint=np.where(where, decision.blueprint[:, None], slots.blueprint),
         blend=np.where(where, decision.blend[:, None], slots.blend),
         parameters=np.where(where, cost[:, None], slots.parameters),
-        age=np.where(where, 0, slots.age),
     )
 
 

@@ -88,7 +88,7 @@ class Board:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         left = elapsed / self._played * (self._total - self._played)
         speed = self._played * self._envs / elapsed
-        line = Table.grid(*[Column(no_wrap=True)] * 5, padding=(0, 2))
+        line = Table.grid(*(Column(no_wrap=True) for _ in range(5)), padding=(0, 2))
         best = "" if self._program is None else _best(self._best, self._program.problem)
         line.add_row(
             ProgressBar(total=self._total, completed=self._played, width=16),
