@@ -38,9 +38,9 @@ def test_the_board_shows_hosts_slots_progress_and_the_table(
     assert isinstance(console.file, io.StringIO)
     text = seen(Board(console), console.file, tmp_path / "run", monkeypatch)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert "its twin from scratch" in re.sub(r"\s+", " ", plain)
-    assert "esper inspect" in plain
+    assert f"esper inspect {tmp_path / 'run'}" in plain
     if width > 100:
+        assert "its twin from scratch" in plain
         assert "host epochs/s" in plain
         assert "left" in plain
         assert ".tt" in plain

@@ -54,8 +54,8 @@ def test_it_is_grown_and_comes_back_without_a_run(tmp_path: Path, installed: dic
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     acme = [p for p in manifest["plugins"] if p["name"] == "acme/ghost"]
     assert [(p["distribution"], p["version"]) for p in acme] == [("acme-esper", "0.3")]
-    code = f"import esper_core; print(type(esper_core.load_grown({str(tmp_path / 'run')!r}).seeds['block0'].branch))"
-    loaded = [sys.executable, "-c", code]
+    load = f"esper_core.load_grown({str(tmp_path / 'run')!r})"
+    loaded = [sys.executable, "-c", f"import esper_core; print(type({load}.seeds['block0'].branch))"]
     with_plugin = subprocess.run(loaded, env=installed, capture_output=True, text=True, check=True)
     assert "acme_esper.ghost" in with_plugin.stdout
     without = subprocess.run(loaded, capture_output=True, text=True, check=False)

@@ -94,10 +94,12 @@ def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, fo
     """The table, where things are, and what to type next."""
     console.print()
     console.print(comparison(problem.score_name, {name: attrs.asdict(arm) for name, arm in arms.items()}))
-    console.print(f"everything about the run:  {folder.path}", markup=False)
-    console.print(f"the grown network:         {folder.grown}", markup=False)
-    console.print(f"what grew where and when:  esper inspect {folder.path}", markup=False)
-    console.print(f'use it in Python:          esper_core.load_grown("{folder.path}")', markup=False)
+    console.print(f"everything about the run:  {folder.path}", markup=False, soft_wrap=True)
+    console.print(f"the grown network:         {folder.grown}", markup=False, soft_wrap=True)
+    console.print(f"what grew where and when:  esper inspect {folder.path}", markup=False, soft_wrap=True)
+    console.print(
+        f'use it in Python:          esper_core.load_grown("{folder.path}")', markup=False, soft_wrap=True
+    )
 
 
 def happened(episode: Episode, report: EpochReport, program: Program) -> list[str]:
