@@ -4,7 +4,7 @@ Role: the one forward pass. Training folds it with gains, the exported network f
 Neighbours: `model.blending` joins host and seed; `runner.grown` writes a `GrownNetwork` to disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,14 +18,14 @@ class Planted(NamedTuple):
     """A seed at work and its gains; see `model.blending`.
 
     Attributes:
-        seed: proposes a change.
+        seed: proposes a change, as `Seed.forward` does.
         influence: a, its share in the features.
         seed_gain: 0 where no gradient reaches the seed.
         input_gain: share of its gradient that reaches the host through its input.
         cap: largest change that incubation trains towards, relative to the features.
     """
 
-    seed: Seed
+    seed: Callable[[Tensor, Tensor], Tensor]
     influence: Gain
     seed_gain: Gain
     input_gain: Gain

@@ -69,7 +69,7 @@ class Component:
     name: str = field(validator=_name)
     """`namespace/name`; the bare name works in a configuration while it is unique."""
     build: str = field(validator=_import_string)
-    """Import string of the builder."""
+    """Import string of the builder; where there are settings, they are its last argument."""
     summary: str = ""
     """One line for `esper plugins`."""
     settings: str | None = field(default=None, validator=_optional_import_string)
@@ -80,9 +80,8 @@ class Component:
 class Blueprint(Component):
     """A seed's architecture.
 
-    `build(site)` or, with settings, `build(site, settings)` returns an `nn.Module` that maps
-    `[B, width, ...]` to the same shape: the change that the seed proposes. It is exactly 0 at birth and
-    gives every parameter gradient.
+    `build(site)` returns an `nn.Module` that maps `[B, width, ...]` to the same shape: the change that the
+    seed proposes. It is exactly 0 at birth and gives every parameter gradient.
     """
 
     fits: frozenset[str] = field(converter=_frozen, validator=_kinds)
@@ -91,22 +90,22 @@ class Blueprint(Component):
 
 @frozen(kw_only=True)
 class Reward(Component):
-    """A reward family. `build(settings)` returns a `plugin.protocols.RewardFamily`."""
+    """A reward family. `build()` returns a `plugin.protocols.RewardFamily`."""
 
 
 @frozen(kw_only=True)
 class Policy(Component):
-    """A controller. `build(context)` or `build(context, settings)` returns a `plugin.protocols.Policy`."""
+    """A controller. `build(context)` takes a `plugin.protocols.PolicyContext` and returns a `Policy`."""
 
 
 @frozen(kw_only=True)
 class Device(Component):
-    """A device strategy. `build(program, settings)` returns a `plugin.protocols.Device`."""
+    """A device strategy. `build(program)` returns a `plugin.protocols.Device`."""
 
 
 @frozen(kw_only=True)
 class Task(Component):
-    """A task: data, host, loss and score. `build(settings)` returns a `plugin.protocols.Task`."""
+    """A task: data, host, loss and score. `build()` returns a `model.problem.Problem`."""
 
     preset: str | None = field(default=None, validator=_optional_location)
     """`package:file.toml`, a complete configuration that works for this task out of the box."""
@@ -114,7 +113,7 @@ class Task(Component):
 
 @frozen(kw_only=True)
 class Sink(Component):
-    """A receiver of events. `build(folder, settings)` returns a `plugin.protocols.Sink`."""
+    """A receiver of events. `build(context)` takes a `plugin.protocols.SinkContext` and returns a `Sink`."""
 
 
 @frozen(kw_only=True)

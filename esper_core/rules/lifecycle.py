@@ -157,7 +157,7 @@ def settle(slots: SlotTable, built: Bools) -> SlotTable:
 
 
 def age(slots: SlotTable) -> SlotTable:
-    """One epoch has passed: seeds grow older, and every slot has been in its stage for one more epoch."""
+    """One epoch has passed: seeds grow older, and every slot but a DORMANT one stays one epoch longer."""
     planted = slots.within(PLANTED)
     waiting = slots.stage != Stage.DORMANT
     return attrs.evolve(slots, age=slots.age + planted, dwell=slots.dwell + waiting)

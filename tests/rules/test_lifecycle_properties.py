@@ -46,10 +46,17 @@ def moves(one: SlotTable, other: SlotTable) -> set[tuple[Stage, Stage]]:
     return {(Stage(a), Stage(b)) for a, b in pairs}
 
 
+@pytest.mark.acceptance("CF-07")
 @many
 @given(lives())
-def test_only_the_transitions_of_the_plan_occur_and_each_has_its_cause(world):
-    _, rules, epochs = world
+def test_legal_play_makes_no_illegal_transition_keeps_the_limits_and_numbers_its_seeds(world):
+    space, rules, epochs = world
+    check_transitions_and_their_causes(rules, epochs)
+    check_limits_and_blank_slots(space, rules, epochs)
+    check_seed_numbers_and_edits(epochs)
+
+
+def check_transitions_and_their_causes(rules: GrowthRules, epochs: list[Epoch]) -> None:
     for epoch in epochs:
         for step, (one, other) in steps(epoch).items():
             assert moves(one, other) <= MOVES[step], step
@@ -68,10 +75,8 @@ def test_only_the_transitions_of_the_plan_occur_and_each_has_its_cause(world):
         assert ((now == P) & (was != P) <= (asked[Op.PRUNE] | lost)).all()
 
 
-@many
-@given(lives())
-def test_limits_hold_and_empty_slots_are_blank_at_every_moment(world):
-    space, rules, epochs = world
+def check_limits_and_blank_slots(space: ActionSpace, rules: GrowthRules, epochs: list[Epoch]) -> None:
+    """At every moment of every epoch, not only between epochs."""
     blank = SlotTable.empty(*epochs[0].before.shape)
     for table in (t for e in epochs for t in (e.before, e.acted, e.ticked, e.settled, e.after)):
         planted = table.within(PLANTED)
@@ -88,13 +93,11 @@ def test_limits_hold_and_empty_slots_are_blank_at_every_moment(world):
             assert (getattr(table, name) == getattr(blank, name))[~planted].all(), name
         assert (ramps.influence(table)[~table.within(BLENDED)] == 0).all()
         assert (table.dwell[table.stage == D] == 0).all()
+        assert (table.ramp_done <= table.ramp_steps).all()
 
 
-@pytest.mark.acceptance("CF-07")
-@many
-@given(lives())
-def test_seed_numbers_count_germinations_and_edits_are_the_difference_of_what_is_planted(world):
-    _, _, epochs = world
+def check_seed_numbers_and_edits(epochs: list[Epoch]) -> None:
+    """Seeds are numbered in order of germination, for ever; edits are the difference of what is planted."""
     seen: list[list[int]] = [[] for _ in epochs[0].before.born]
     for epoch in epochs:
         had, has = ({tuple(i) for i in np.argwhere(t.within(PLANTED))} for t in (epoch.before, epoch.ticked))

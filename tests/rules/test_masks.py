@@ -284,9 +284,9 @@ def test_a_head_out_of_range_is_refused_where_it_is_used_and_ignored_where_it_is
 @given(st.data())
 def test_arbitrary_decisions_never_fail_and_refused_ones_are_as_waiting(data):
     space, rules = data.draw(action_spaces()), data.draw(growth_rules())
-    slots, seen = data.draw(slot_tables(space, 2)), data.draw(evidence(2, len(space.slots), rules))
-    after, why = lifecycle.apply(slots, seen, data.draw(decisions(space, 2)), space, rules)
-    idle, _ = lifecycle.apply(slots, seen, Decision.wait(2), space, rules)
+    slots, seen = data.draw(slot_tables(space, 1)), data.draw(evidence(1, len(space.slots), rules))
+    after, why = lifecycle.apply(slots, seen, data.draw(decisions(space, 1)), space, rules)
+    idle, _ = lifecycle.apply(slots, seen, Decision.wait(1), space, rules)
     assert not (changed(after, idle) & (why != Refusal.NONE)).any()
 
 

@@ -98,7 +98,7 @@ def test_curves_rise_and_are_symmetric(curve, t, u):
 @many
 @given(st.data())
 def test_influence_is_a_share_and_nothing_outside_blending_holding_and_fossilized(data):
-    slots = data.draw(slot_tables(data.draw(action_spaces()), 2))
+    slots = data.draw(slot_tables(data.draw(action_spaces()), 1))
     alpha = ramps.influence(slots)
     assert (alpha[~slots.within(BLENDED)] == 0).all()
     assert ((alpha >= 0) & (alpha <= 1)).all()
