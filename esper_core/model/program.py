@@ -23,6 +23,9 @@ from esper_core.state.actions import ActionSpace, Blend
 from esper_core.state.arrays import Ints
 from esper_core.state.settings import GrowthSettings, TrainSettings
 
+SeedKey = tuple[int, int, int]
+"""What decides a seed's structure: index of the site, of the blueprint and of the blend."""
+
 
 class BuildError(Exception):
     """A plugin's builder returned something that cannot be used; the message names the plugin."""
@@ -80,7 +83,7 @@ class Program:
         with keyed_generator(torch_seed(self.root, Purpose.SEED, *keys, site)):
             return build_seed(self.blueprints[blueprint], self.sites[site], self.space.blends[blend])
 
-    def parameter_names(self, key: tuple[int, int, int] | None) -> tuple[str, ...]:
+    def parameter_names(self, key: SeedKey | None) -> tuple[str, ...]:
         """Names that `GradientStatistics.culprit` indexes.
 
         Args:

@@ -6,14 +6,14 @@ is under "clock", so that two runs of one seed are equal without it.
 Neighbours: `phases.collect` reports, sinks receive. Nothing here is read by training.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 import numpy as np
 
-from esper_core.model.program import Program
+from esper_core.model.program import Program, SeedKey
 from esper_core.phases.collect import Episode, EpochReport
 from esper_core.plugin.protocols import Sink
 from esper_core.rules import ramps
@@ -58,6 +58,7 @@ class Events:
         self._sinks = list(sinks)
         self._program = program
         self._escalated = 0
+        self._names: dict[Any, tuple[str, ...]] = {}
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send one event if the level writes its kind."""
@@ -72,7 +73,7 @@ class Events:
     def epoch(self, episode: Episode, report: EpochReport) -> None:
         """Send everything about an epoch; `episode` is the one after it."""
         at = {"round": episode.round_index, "epoch": episode.epoch - 1}
-        bad = list(nonfinite(episode, report, self._program))
+        bad = list(nonfinite(episode, report, self._program, self._parameters))
         self._escalated = ESCALATION if bad else max(0, self._escalated - 1)
         for fields in bad:
             self.send("nonfinite", **at, **fields)
@@ -86,6 +87,12 @@ class Events:
         self.send("reward", **at, total=report.payment.total, components=dict(report.payment.components))
         pairs = {"value": report.attribution.interaction, "error": report.attribution.interaction_error}
         self.send("interactions", **at, env=episode.envs, **pairs)
+
+    def _parameters(self, key: SeedKey | None) -> tuple[str, ...]:
+        """Names of parameters, looked up once: a storm of failures costs no more than the first."""
+        if key not in self._names:
+            self._names[key] = self._program.parameter_names(key)
+        return self._names[key]
 
     def close(self) -> None:
         """Close every sink."""
@@ -118,16 +125,28 @@ def transitions(episode: Episode, report: EpochReport, program: Program) -> Even
     }
 
 
-def nonfinite(episode: Episode, report: EpochReport, program: Program) -> Iterable[Event]:
-    """One event for every environment's loss, host and seed that was not finite."""
+def nonfinite(
+    episode: Episode,
+    report: EpochReport,
+    program: Program,
+    parameters: Callable[[SeedKey | None], tuple[str, ...]],
+) -> Iterable[Event]:
+    """One event for every environment's loss, host and seed that was not finite.
+
+    Args:
+        episode: after the epoch.
+        report: of the epoch.
+        program: names the slots.
+        parameters: `Program.parameter_names`, or a cache of it.
+    """
     counts = report.counts
     for env in np.flatnonzero(counts.bad_losses).tolist():
         steps = int(counts.bad_losses[env])
         yield {"what": "loss", "env": int(episode.envs[env]), "slot": None, "parameter": None, "steps": steps}
     for env in np.flatnonzero(counts.host.nonfinite).tolist():
-        yield _culprit(episode, counts.host, program.parameter_names(None), env, None, None)
+        yield _culprit(episode, counts.host, parameters(None), env, None, None)
     for env, site in np.argwhere(counts.seeds.nonfinite > 0).tolist():
-        names = program.parameter_names(
+        names = parameters(
             (int(site), int(report.after.blueprint[env, site]), int(report.after.blend[env, site]))
         )
         yield _culprit(episode, counts.seeds, names, env, site, program.space.slots[site])

@@ -59,7 +59,8 @@ class GrowthSettings:
     )
     """Influences that a ramp may aim at, each in (0, 1]."""
     speeds: tuple[int, ...] = field(default=(0, 2, 4), validator=[min_len(1), distinct, deep_iterable(ge(0))])
-    """Lengths of a ramp in epochs; 0 jumps."""
+    """Lengths of a ramp in epochs. A ramp's first step is taken in the epoch of its decision, so that one of
+    length 1 is complete at once, as one of length 0 is."""
     curves: tuple[CurveName, ...] = field(
         default=("linear", "cosine", "sigmoid"), validator=[min_len(1), distinct]
     )

@@ -122,4 +122,6 @@ class SlotTable:
 
     def within(self, stages: tuple[Stage, ...]) -> Bools:
         """`[N, S]`: the slot is in one of the stages."""
-        return np.isin(self.stage, stages)
+        member = np.zeros(len(Stage), np.bool_)
+        member[list(stages)] = True
+        return member[self.stage]
