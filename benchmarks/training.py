@@ -32,9 +32,8 @@ def main(sizes: list[int]) -> None:
     program = setup.cast.program
     space = program.space
     one = np.asarray([1 if name == space.slots[0] else -1 for name in space.slots])
-    print(
-        f"{'N':>4} {'bare loop':>12} {'strategy':>12} {'ratio':>7} {'one seed each':>14} {'ratio':>7}   samples/s"
-    )
+    print("training samples per second of CPU; ratios are to the bare loop, which has no seed")
+    print(f"{'N':>4} {'bare loop':>12} {'strategy':>12} {'ratio':>7} {'one seed each':>14} {'ratio':>7}")
     for envs in sizes:
         planted = lifecycle.plant(space, envs, one, np.zeros_like(one), np.ones(len(one)))
         bare = _bare(program, envs)
