@@ -1,6 +1,6 @@
 """Small worlds for the tests of the tensor plane: problems, programs and episodes, without configuration."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, cast
 
@@ -18,10 +18,11 @@ from esper_core.phases import collect
 from esper_core.phases.collect import Cast, Episode, EpochReport
 from esper_core.plugin import Blueprint, PolicyContext
 from esper_core.plugin.protocols import Policy
-from esper_core.rules import lifecycle
+from esper_core.rules import lifecycle, ramps
 from esper_core.state.actions import ActionSpace, Blend, Curve
+from esper_core.state.plans import TrainPlan
 from esper_core.state.settings import GrowthSettings, TrainSettings
-from esper_core.state.slots import SlotTable
+from esper_core.state.slots import PLANTED, SlotTable, Stage
 from esper_plugins.blueprints.settings import LowRank
 from esper_plugins.devices import single
 from esper_plugins.devices.settings import Single
@@ -189,6 +190,36 @@ def epochs(
         yield episode, report
 
 
+def table_of(program: Program, envs: int, *seeds: tuple[int, str, Stage, float]) -> SlotTable:
+    """The same seeds in every environment, each as (site, blueprint, stage, influence where it blends)."""
+    names = [name.split("/")[1] for name in program.space.blueprints]
+    blueprint = np.full(len(program.sites), -1)
+    alpha = np.zeros(len(program.sites))
+    for site, name, _, influence in seeds:
+        blueprint[site], alpha[site] = names.index(name), influence
+    table = lifecycle.plant(program.space, envs, blueprint, np.zeros_like(blueprint), alpha)
+    for site, _, stage, _ in seeds:
+        table.stage[:, site] = stage
+    return table
+
+
+def plan_of(program: Program, table: SlotTable, indices: Any, rate: float = 1.0, **changes: Any) -> TrainPlan:
+    """One epoch by hand; `indices` is `[N, T, B]` samples of the fit data."""
+    indices = np.asarray(indices)
+    steps = indices.shape[1]
+    fields = {
+        "epoch": 0,
+        "indices": indices,
+        "rate": np.full(steps, rate),
+        "sampled": np.ones(steps, np.bool_),
+        "influence": ramps.influence(table),
+        "incubating": table.stage == Stage.TRAINING,
+        "training": table.within(PLANTED) & ~table.withdrawing,
+        "input_gain": program.growth.input_gain,
+    }
+    return TrainPlan(**{**fields, **changes})
+
+
 def lively(device: SingleDevice, table: SlotTable, envs: Sequence[int] = (0,)) -> Any:
     """Tensors for a slot table, with seeds and batch statistics far from what they are at birth."""
     numbers = np.asarray(envs)
@@ -203,6 +234,30 @@ def lively(device: SingleDevice, table: SlotTable, envs: Sequence[int] = (0,)) -
     return device.adopt(arrays, table, numbers, 0)
 
 
+def rows_of(exported: Mapping[str, Tensor], slots: SlotTable, row: int) -> dict[str, Tensor]:
+    """What an export says of one environment: its row of the hosts and of every pool that it is in."""
+    rows = {"host": row}
+    for site in np.flatnonzero(slots.blueprint[row] >= 0).tolist():
+        key = slots.blueprint[:, site], slots.blend[:, site]
+        same = (key[0] == key[0][row]) & (key[1] == key[1][row])
+        rows[f"pool/{site}.{key[0][row]}.{key[1][row]}"] = int(same[:row].sum())
+    return {
+        name: tensor[rows[path]].clone()
+        for name, tensor in exported.items()
+        for path in rows
+        if name.startswith(f"{path}/")
+    }
+
+
+def assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """The same tensors, bit for bit; NaN equals itself."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        same = (tensor == other[name]) | ((tensor != tensor) & (other[name] != other[name]))
+        assert tensor.dtype == other[name].dtype, name
+        assert bool(same.all()), name
+
+
 @frozen(eq=False)
 class Played:
     """An episode that is over: its last state, and what was reported of every epoch."""
@@ -214,6 +269,10 @@ class Played:
     @property
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.cast.device.export(self.episode.tensors))
+
+    def alone(self, row: int) -> dict[str, Tensor]:
+        """Tensors of one environment, whoever its neighbours are."""
+        return rows_of(self.tensors, self.episode.slots, row)
 
 
 def play(cast: Cast, envs: Sequence[int] = (0,), **begin: Any) -> Played:

@@ -13,6 +13,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from esper_core.plugin import PluginError
+
 
 @attrs.frozen(eq=False)
 class Layout:
@@ -48,6 +50,20 @@ class Layout:
             buffers=(*fixed, *buffers),
             ties=tuple(ties),
         )
+
+    def expect(self, module: nn.Module) -> None:
+        """Raise `PluginError` unless a module has this layout."""
+        other = Layout.of(module)
+        mine, found = (
+            {**dict(zip(one.names, one.shapes, strict=True)), **dict.fromkeys(one.buffers)}
+            for one in (self, other)
+        )
+        for name in {**mine, **found}:
+            if name not in mine or name not in found or mine[name] != found[name]:
+                raise PluginError(
+                    f"two modules of one builder ({type(module).__name__}) differ in {name!r}; "
+                    "chance may decide values, never which parameters and buffers there are or their shapes"
+                )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -90,7 +106,12 @@ class Block:
             layout: theirs.
             state: names of the optimizer's state tensors.
             like: gives dtype and device.
+
+        Raises:
+            PluginError: the modules differ in structure; the message names a tensor that they do not share.
         """
+        for module in modules:
+            layout.expect(module)
         parameters = [dict(m.named_parameters()) for m in modules]
         values = torch.stack(
             [torch.cat([p[name].detach().reshape(-1) for name in layout.names]) for p in parameters]

@@ -122,6 +122,20 @@ class _Run:
     host: bool
 
 
+class _Apart:
+    """A seed that draws from a stream of its own, so that a host's draws do not depend on its seeds."""
+
+    def __init__(self, seed: Seed, generator: torch.Generator, site: int) -> None:
+        self._seed, self._generator, self._stream = seed, generator, site + 1
+
+    def __call__(self, x: Tensor, h: Tensor) -> Tensor:
+        state = self._generator.get_state()
+        self._generator.manual_seed(self._generator.initial_seed() + self._stream)
+        change: Tensor = self._seed(x, h)
+        self._generator.set_state(state)
+        return change
+
+
 class Epoch:
     """One epoch of training of all environments."""
 
@@ -132,6 +146,7 @@ class Epoch:
         self._plan = plan
         envs = len(tensors.envs)
         self._place = tensors.hosts.block.values.device
+        self._generator = generator_of(self._place)
         everyone = [True] * envs
         self._hosts = self._run(tensors.hosts, everyone, everyone, host=True)
         self._pools = {
@@ -143,6 +158,11 @@ class Epoch:
             )
             for key, pool in tensors.pools.items()
         }
+        self._buffers = [
+            (run, buffer)
+            for run in (self._hosts, *self._pools.values())
+            for buffer in run.group.block.buffers.values()
+        ]
         self._planted = [self._at_work(env) for env in range(envs)]
         self._rows = [self._trained(env) for env in range(envs)]
         zeros = torch.zeros(envs, dtype=torch.float64, device=self._place)
@@ -158,6 +178,7 @@ class Epoch:
             keys: `[N][T]` seeds for whatever modules draw from torch's generator.
         """
         for t in range(indices.shape[1]):
+            before = [buffer.clone() for _, buffer in self._buffers]
             sums = torch.stack(
                 [
                     self._backward(env, inputs[rows], targets[rows], keys[env][t])
@@ -168,6 +189,7 @@ class Epoch:
             self.tally.loss.add_(sums[:, 0])
             self.tally.score.add_(sums[:, 1])
             self.tally.bad.add_(~finite)
+            self._restore(before, finite)
             self._update(t, finite)
 
     def accumulators(self) -> tuple[Accumulator, dict[Key, Accumulator]]:
@@ -197,12 +219,13 @@ class Epoch:
             incubates = bool(plan.incubating[env, site])
             seed_gain = 1.0 if incubates or influence > 0 else 0.0
             input_gain = 0.0 if incubates else plan.input_gain
-            planted[site] = Planted(seed, influence, seed_gain, input_gain, growth.incubation_cap)
+            apart = _Apart(seed, self._generator, site)
+            planted[site] = Planted(apart, influence, seed_gain, input_gain, growth.incubation_cap)
         return planted
 
     def _backward(self, env: int, x: Tensor, y: Tensor, key: int) -> Tensor:
         """Forward and backward of one environment; returns the sums of its losses and scores, `[2]`."""
-        torch.default_generator.manual_seed(key)
+        self._generator.manual_seed(key)
         problem = self._program.problem
         output = fold(self._tensors.host(env), x, self._planted[env])
         losses = problem.loss(output, y)
@@ -223,6 +246,12 @@ class Epoch:
                 rows.append((run, run.group.envs.index(env)))
         return rows
 
+    def _restore(self, before: list[Tensor], finite: Tensor) -> None:
+        """A step whose loss is not finite leaves no trace in batch statistics either."""
+        for (run, buffer), old in zip(self._buffers, before, strict=True):
+            stays = finite[run.env].view(-1, *[1] * (buffer.dim() - 1))
+            torch.where(stays, buffer, old, out=buffer)
+
     @torch.no_grad()
     def _update(self, t: int, finite: Tensor) -> None:
         """Norms, statistics, clip and step of every block."""
@@ -242,14 +271,25 @@ class Epoch:
             step(run.group.block, gradient, settings, float(self._plan.rate[t]), takes)
 
     def _joint(self, runs: list[_Run], totals: list[Tensor]) -> list[Tensor]:
-        """Norms over an environment's host and blended seeds together; incubating seeds keep their own."""
+        """Norms over an environment's host and blended seeds together; incubating seeds keep their own.
+
+        A group whose norm is not finite takes no step, so it does not count either.
+        """
         whole = torch.zeros_like(totals[0])
         for run, total in zip(runs, totals, strict=True):
-            whole.index_add_(0, run.env, torch.where(run.joins, total, 0.0).square())
-        whole = whole.sqrt()
+            counted = torch.where(run.joins & torch.isfinite(total), total, 0.0)
+            whole[run.env] = torch.hypot(whole[run.env], counted)
         return [
             torch.where(run.joins, whole[run.env], total) for run, total in zip(runs, totals, strict=True)
         ]
+
+
+def generator_of(place: torch.device) -> torch.Generator:
+    """The generator that ordinary modules on a device draw from."""
+    if place.type != "cuda":
+        return torch.default_generator
+    index = torch.cuda.current_device() if place.index is None else place.index
+    return torch.cuda.default_generators[index]
 
 
 def _flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:

@@ -88,19 +88,12 @@ class SingleDevice:
         built = np.zeros(edits.germinate.shape, np.bool_)
         newborn: dict[Key, dict[int, Seed]] = {}
         for env, site in np.argwhere(edits.germinate).tolist():
-            key = Key(site, int(edits.blueprint[env, site]), int(edits.blend[env, site]))
-            keys = (tensors.round_index, tensors.envs[env], int(edits.seed[env, site]))
-            seed = self._program.seed(*key, keys).to(self._like)
+            key, seed = self._newborn(tensors, edits, env, site)
             built[env, site] = self._sound(tensors, env, site, seed)
             if built[env, site]:
                 newborn.setdefault(key, {})[env] = seed
         gone = {(env, site) for env, site in np.argwhere(edits.remove).tolist()}
-        pools = {}
-        for key in sorted({*tensors.pools, *newborn}):
-            pool = self._repooled(tensors.pools.get(key), newborn.get(key, {}), key, gone)
-            if pool is not None:
-                pools[key] = pool
-        return attrs.evolve(tensors, pools=pools), built
+        return attrs.evolve(tensors, pools=self._repooled(tensors.pools, newborn, gone)), built
 
     def train(self, tensors: LoopTensors, plan: TrainPlan) -> tuple[LoopTensors, TrainCounts]:
         """One epoch in place; one transfer to the host at its end."""
@@ -113,7 +106,7 @@ class SingleDevice:
         drawn = bits(
             self._program.root, Purpose.MODULES, tensors.round_index, numbers, plan.epoch, steps
         ) >> np.uint64(1)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[self._place] if self._place.type == "cuda" else []):
             epoch = Epoch(self._program, tensors, plan)
             epoch.run(fit.inputs, fit.targets, indices, drawn.tolist())
         counts = _read(epoch, tensors, plan)
@@ -161,7 +154,11 @@ class SingleDevice:
             blueprint=slots.blueprint,
             blend=slots.blend,
         )
-        tensors, _ = self.edit(tensors, germinate)
+        newborn: dict[Key, dict[int, Seed]] = {}
+        for env, site in np.argwhere(planted).tolist():
+            key, seed = self._newborn(tensors, germinate, env, site)
+            newborn.setdefault(key, {})[env] = seed
+        tensors = attrs.evolve(tensors, pools=self._repooled({}, newborn, set()))
         for key, pool in tensors.pools.items():
             _fill(pool.block, _path(key), arrays)
         return tensors
@@ -191,13 +188,34 @@ class SingleDevice:
             source, h = features(host, self._data["fit"].inputs[:2])[site]
         return is_sound(seed.eval(), source, h)
 
+    def _newborn(self, tensors: LoopTensors, edits: Edits, env: int, site: int) -> tuple[Key, Seed]:
+        """A seed at birth, on the device, and the pool that it belongs to."""
+        key = Key(site, int(edits.blueprint[env, site]), int(edits.blend[env, site]))
+        keys = (tensors.round_index, tensors.envs[env], int(edits.seed[env, site]))
+        return key, self._program.seed(*key, keys).to(self._like)
+
     def _repooled(
+        self,
+        pools: Mapping[Key, Group],
+        newborn: Mapping[Key, Mapping[int, Seed]],
+        gone: set[tuple[int, int]],
+    ) -> dict[Key, Group]:
+        """Pools without the rows of seeds that are gone and with new ones.
+
+        Modules are bound to their new rows last, so that a failure on the way leaves the old record whole.
+        """
+        touched = {key for key, pool in pools.items() if any((env, key.site) in gone for env in pool.envs)}
+        touched |= set(newborn)
+        stacked = {key: self._stacked(pools.get(key), newborn.get(key, {}), key, gone) for key in touched}
+        bound = {key: _group(*rows) for key, rows in stacked.items() if rows is not None}
+        kept = {key: pool for key, pool in pools.items() if key not in touched}
+        return dict(sorted({**kept, **bound}.items()))
+
+    def _stacked(
         self, pool: Group | None, newborn: Mapping[int, Seed], key: Key, gone: set[tuple[int, int]]
-    ) -> Group | None:
-        """A pool without the rows of seeds that are gone and with new ones; None if nothing is left."""
-        staying = [] if pool is None else [e for e in pool.envs if (e, key.site) not in gone]
-        if pool is not None and not newborn and len(staying) == len(pool.envs):
-            return pool
+    ) -> tuple[Block, tuple[int, ...], list[nn.Module]] | None:
+        """A block of the rows that stay and of new ones, by environment; None if nothing is left."""
+        staying = [] if pool is None else [env for env in pool.envs if (env, key.site) not in gone]
         modules: dict[int, nn.Module] = dict(newborn)
         blocks = []
         if pool is not None and staying:
@@ -212,8 +230,7 @@ class SingleDevice:
         block = blocks[0] if len(blocks) == 1 else blocks[0].join(blocks[1])
         order = [*staying, *newborn]
         envs = sorted(order)
-        block = block.take([order.index(env) for env in envs])
-        return _group(block, tuple(envs), [modules[env] for env in envs])
+        return block.take([order.index(env) for env in envs]), tuple(envs), [modules[env] for env in envs]
 
 
 def _place(name: str) -> torch.device:
@@ -262,6 +279,7 @@ def _read(epoch: Epoch, tensors: LoopTensors, plan: TrainPlan) -> TrainCounts:
     seeds = unsampled(*plan.influence.shape)
     for key, packed in zip(pools, rest, strict=True):
         seeds[:, list(tensors.pools[key].envs), key.site] = packed
+    seeds[:, ~plan.training] = unsampled(1)
     return TrainCounts(
         loss_sum=tally[0],
         score_sum=tally[1],

@@ -32,11 +32,12 @@ class ShippedFamily:
     def components(self, transition: Transition) -> Mapping[str, Floats]:
         """`score`, `shipped` and `rent`, each `[N]`."""
         score, before = transition.signals.score, transition.signals_before.score
-        first, last = transition.epoch == 0, float(transition.terminal)
-        committed = transition.after.stage == Stage.FOSSILIZED
-        parameters = np.where(committed, transition.after.parameters, 0).sum(axis=1)
-        return {
-            "score": np.zeros_like(score) if first else score - before,
-            "shipped": last * (transition.signals.committed - score),
-            "rent": -last * self._rent * parameters / transition.host_parameters,
-        }
+        paid = {name: np.zeros_like(score) for name in ("score", "shipped", "rent")}
+        if transition.epoch > 0:
+            paid["score"] = score - before
+        if transition.terminal:
+            committed = transition.after.stage == Stage.FOSSILIZED
+            parameters = np.where(committed, transition.after.parameters, 0).sum(axis=1)
+            paid["shipped"] = transition.signals.committed - score
+            paid["rent"] = -self._rent * parameters / transition.host_parameters
+        return paid

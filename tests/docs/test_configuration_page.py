@@ -45,7 +45,9 @@ def classes(catalogue: Catalogue) -> Iterator[tuple[str, type[Any]]]:
 
 
 def heading_of(entry: Entry[Any]) -> str:
-    return f'`[{entry.kind}."{entry.name}"]`' if entry.kind in TABLES else f"`[{entry.kind}]` of `{entry.name}`"
+    return (
+        f'`[{entry.kind}."{entry.name}"]`' if entry.kind in TABLES else f"`[{entry.kind}]` of `{entry.name}`"
+    )
 
 
 def test_every_settings_class_has_a_table_and_every_table_a_class(catalogue: Catalogue) -> None:
@@ -60,7 +62,8 @@ def test_every_key_stands_there_with_its_default_and_its_values(catalogue: Catal
         assert table.columns == ("key", "default", "values", "meaning")
         written = {code(key): (default, values) for key, default, values, _ in table.rows}
         expected = {
-            field.name: (default_of(field), values_of(field)) for field in attrs.fields(attrs.resolve_types(record))
+            field.name: (default_of(field), values_of(field))
+            for field in attrs.fields(attrs.resolve_types(record))
         }
         assert list(written) == list(expected), heading
         for key, cells in expected.items():
@@ -106,7 +109,9 @@ def test_the_check_itself_reads_validators() -> None:
     """The words for a field follow from its validators; another bound gives other words."""
     fields = attrs.fields_dict(attrs.resolve_types(SECTIONS["growth"]))
     assert values_of(fields["max_live"]) == "whole number, >= 1"
-    assert values_of(fields["targets"]) == "list of number, at least 1, no entry twice, each > 0.0, each <= 1.0"
+    assert (
+        values_of(fields["targets"]) == "list of number, at least 1, no entry twice, each > 0.0, each <= 1.0"
+    )
     assert values_of(fields["budget"]) == "whole number, >= 0"
     assert default_of(fields["budget"]) == "not set"
 
@@ -121,7 +126,9 @@ def default_of(field: Any) -> str:
     if default is None:
         return "not set"
     text = f"`{json.dumps(default)}`"
-    assert tomllib.loads(f"x = {text[1:-1]}")["x"] == (list(default) if isinstance(default, tuple) else default)
+    assert tomllib.loads(f"x = {text[1:-1]}")["x"] == (
+        list(default) if isinstance(default, tuple) else default
+    )
     return text
 
 

@@ -47,7 +47,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[dict[str
 def levels() -> dict[str, tuple[str, ...]]:
     """The table of levels as the page has it."""
     table = PAGE.table("Levels")
-    return {code(level): tuple(code(kind) for kind in kinds.split(", ") if kind) for level, kinds in table.rows}
+    return {
+        code(level): tuple(code(kind) for kind in kinds.split(", ") if kind) for level, kinds in table.rows
+    }
 
 
 def documented() -> dict[str, set[str]]:
@@ -141,7 +143,7 @@ def test_the_operations_are_in_the_order_that_the_page_says(runs: Mapping[str, l
 
 @pytest.mark.acceptance("X-13", "RL-08")
 def test_everything_that_is_measured_reaches_an_event() -> None:
-    """Signals are fields of `epoch`, evidence of `seeds`, statistics of `gradients`; nothing is left behind."""
+    """Signals are in `epoch`, evidence in `seeds`, statistics in `gradients`; nothing is left behind."""
     fields = documented()
     assert {field.name for field in attrs.fields(HostSignals)} <= fields["epoch"]
     assert {field.name for field in attrs.fields(Evidence)} <= fields["seeds"]
@@ -155,7 +157,7 @@ def test_everything_that_is_measured_reaches_an_event() -> None:
 
 @pytest.mark.acceptance("X-13")
 def test_an_epoch_event_has_what_the_next_decision_sees() -> None:
-    """End to end: the numbers in the events of an epoch are those that the policy is shown before the next."""
+    """The numbers in the events of an epoch are those that the policy is shown before the next."""
     world = program(spirals())
     steps = (step(0, "germinate", "block0", blueprint="lowrank", speed=0), step(2, "advance", "block0"))
     watcher: list[View] = []
@@ -172,7 +174,10 @@ def test_an_epoch_event_has_what_the_next_decision_sees() -> None:
         assert told["env"] == [3, 5]
         for field in attrs.fields(HostSignals):
             assert told[field.name] == plain(getattr(view.signals, field.name))
-        rows = [(told["env"].index(env), world.space.slots.index(s)) for env, s in zip(seeds["env"], seeds["slot"], strict=True)]
+        rows = [
+            (told["env"].index(env), world.space.slots.index(s))
+            for env, s in zip(seeds["env"], seeds["slot"], strict=True)
+        ]
         for field in attrs.fields(Evidence):
             assert seeds[field.name] == [plain(getattr(view.evidence, field.name)[row]) for row in rows]
         compared += len(rows)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from worlds import builtin, lively, pictures, program
+from worlds import builtin, lively, pictures, plan_of, program
 
 from esper_core.model.hosts import Host, Site
 from esper_core.model.network import Planted, fold
@@ -17,10 +17,9 @@ from esper_core.model.problem import Split
 from esper_core.model.program import Program, build_seed, keyed_generator
 from esper_core.model.seeds import Seed
 from esper_core.model.trie import distinct, fold_all
-from esper_core.rules import ramps
 from esper_core.rules.lifecycle import plant
 from esper_core.state.actions import Blend
-from esper_core.state.plans import EvalPlan, TrainPlan
+from esper_core.state.plans import EvalPlan
 from esper_core.state.slots import SlotTable
 from esper_plugins.devices import loop, single
 from esper_plugins.devices.settings import Single
@@ -163,7 +162,7 @@ def planted_pictures(envs: int) -> tuple[Program, SlotTable]:
     return world, plant(world.space, envs, blueprint, np.asarray([0, 1]), np.asarray([1.0, 0.5]))
 
 
-def plan_of(envs: int, repeats: int) -> EvalPlan:
+def questions(envs: int, repeats: int) -> EvalPlan:
     """Different configurations in every environment, some of them repeated."""
     every = [(a, b) for a in (1.0, 0.5, 0.0) for b in (0.5, 1.0, 0.0)]
     rows = [[every[(env + k) % len(every)] for k in range(7)] * repeats for env in range(envs)]
@@ -176,7 +175,7 @@ def test_chunks_do_not_change_results(budget: int) -> None:
     world, table = planted_pictures(2)
     device = single.build(world, Single(dtype="float64"))
     tensors = lively(device, table, (0, 1))
-    plan = plan_of(2, 2)
+    plan = questions(2, 2)
     data = Split(world.problem.validation.inputs.double(), world.problem.validation.targets)
     expected = device.evaluate(tensors, plan)
     found = loop.evaluate(world, tensors, data, plan.influence, budget)
@@ -191,7 +190,7 @@ def test_sums_and_products_are_those_of_the_samples() -> None:
     world, table = planted_pictures(2)
     device = single.build(world, Single(dtype="float64", chunk_mib=1))
     tensors = lively(device, table, (0, 1))
-    plan = plan_of(2, 1)
+    plan = questions(2, 1)
     counts = device.evaluate(tensors, plan)
     inputs, targets = world.problem.validation.inputs.double(), world.problem.validation.targets
     for env in range(2):
@@ -212,26 +211,12 @@ def test_an_evaluation_changes_nothing() -> None:
     world, table = planted_pictures(2)
     device = single.build(world, Single(dtype="float32"))
     tensors = lively(device, table, (0, 1))
-    tensors, _ = device.train(tensors, train_plan_of(world, table))
+    epoch = plan_of(world, table, np.arange(32).reshape(2, 2, 8) % 23)
+    tensors, _ = device.train(tensors, epoch)
     before = device.export(tensors)
-    device.evaluate(tensors, plan_of(2, 1))
+    device.evaluate(tensors, questions(2, 1))
     for name, value in device.export(tensors).items():
         assert torch.equal(value, before[name]), name
-    tensors, _ = device.train(tensors, train_plan_of(world, table))
+    tensors, _ = device.train(tensors, epoch)
     moved = {name for name, value in device.export(tensors).items() if not torch.equal(value, before[name])}
     assert {name for name in before if "running_mean" in name} <= moved
-
-
-def train_plan_of(world: Program, table: SlotTable) -> TrainPlan:
-    """One epoch of two steps."""
-    envs = table.shape[0]
-    return TrainPlan(
-        epoch=0,
-        indices=np.arange(16 * envs).reshape(envs, 2, 8) % len(world.problem.fit),
-        rate=np.ones(2),
-        sampled=np.ones(2, np.bool_),
-        influence=ramps.influence(table),
-        incubating=np.zeros(table.shape, np.bool_),
-        training=np.ones(table.shape, np.bool_),
-        input_gain=1.0,
-    )

@@ -36,7 +36,7 @@ HOST = {"width": 12, "narrow_width": 10}
 
 def settings(host: OptimizerSettings = SGD, seed: OptimizerSettings = SGD, **changes: Any) -> TrainSettings:
     return TrainSettings(
-        **{"epochs": 10, "batch_size": 16, "train_batches": 8, "host": host, "seed": seed, **changes}
+        **{"epochs": 10, "batch_size": 16, "train_batches": 5, "host": host, "seed": seed, **changes}
     )
 
 

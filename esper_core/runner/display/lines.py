@@ -1,4 +1,8 @@
-"""The display for logs: a line per epoch, a line per kind of thing that happened, a table at the end."""
+"""The display for logs: a line per epoch, a line per kind of thing that happened, a table at the end.
+
+Role: what is shown where there is no terminal, and, with `--plain`, on one.
+Neighbours: `protocol` says what a display is told, `picture` draws the pieces, `live` shares head and table.
+"""
 
 from collections.abc import Mapping
 

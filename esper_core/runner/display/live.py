@@ -1,4 +1,8 @@
-"""The display for a terminal: where the run stands, and every slot of every host, redrawn in place."""
+"""The display for a terminal: where the run stands, and every slot of every host, redrawn in place.
+
+Role: what is shown on a terminal unless another display is asked for.
+Neighbours: `protocol` says what a display is told, `picture` draws the pieces, `lines` has head and table.
+"""
 
 import time
 from collections.abc import Mapping

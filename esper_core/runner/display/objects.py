@@ -1,4 +1,8 @@
-"""The display for programs: one JSON object a line; the last has the four arms and the folder."""
+"""The display for programs: one JSON object a line; the last has the four arms and the folder.
+
+Role: what is shown with `--json`.
+Neighbours: `protocol` says what a display is told, `runner.events` has the columns.
+"""
 
 import json
 from collections.abc import Mapping
