@@ -35,7 +35,7 @@ class BuildError(Exception):
 def keyed_generator(seed: int) -> Iterator[None]:
     """Run code that draws from torch's global CPU generator under `seed`, then restore the generator."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 
@@ -106,21 +106,23 @@ def build_host(part: Part) -> Host:
     """
     try:
         return as_host(part.make())
-    except (TypeError, ValueError) as error:
-        raise BuildError(f"host {part.name}: {error}") from error
+    except Exception as error:
+        raise BuildError(f"host {part.name}: {type(error).__name__}: {error}") from error
 
 
 def build_seed(part: Part, site: Site, blend: Blend) -> Seed:
     """Build a seed for a site.
 
     Raises:
-        BuildError: the blueprint did not return a module.
+        BuildError: the builder failed, or did not return a module.
     """
-    branch = part.make(site)
+    where = f"blueprint {part.name} at {site.name!r}"
+    try:
+        branch = part.make(site)
+    except Exception as error:
+        raise BuildError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(branch, nn.Module):
-        raise BuildError(
-            f"blueprint {part.name} at {site.name!r}: built a {type(branch).__name__}, expected an nn.Module"
-        )
+        raise BuildError(f"{where}: built a {type(branch).__name__}, expected an nn.Module")
     return Seed(branch, blend, site)
 
 
@@ -136,7 +138,7 @@ def seed_costs(
         for p, (part, kinds) in enumerate(zip(blueprints, fits, strict=True)):
             if site.kind in kinds:
                 for b, blend in enumerate(blends):
-                    with keyed_generator(0), torch.device("meta"):
+                    with keyed_generator(0):
                         cost[s, p, b] = count_parameters(build_seed(part, site, blend))
     return cost
 
@@ -154,8 +156,9 @@ def is_sound(seed: Seed, source: Tensor, h: Tensor) -> bool:
         source: a batch of the seed's input.
         h: the host's features that it would change.
     """
-    if not all(bool(torch.isfinite(p).all()) for p in seed.parameters()):
-        return False
     with torch.no_grad():
         change = seed(source, h)
-    return change.shape == h.shape and bool(torch.isfinite(change).all())
+    if change.shape != h.shape:
+        return False
+    tensors = (*seed.parameters(), change)
+    return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from esper_core.errors import RunError
 from esper_core.model.program import Program
 from esper_core.phases import reward, validate
 from esper_core.plugin.protocols import Device, Policy, RewardFamily, Transition, View
@@ -127,7 +128,9 @@ def begin(cast: Cast, envs: Ints, round_index: int, planted: SlotTable | None = 
     slots = SlotTable.empty(len(envs), count)
     tensors = cast.device.start(envs, round_index)
     if planted is not None:
-        tensors, _ = cast.device.edit(tensors, lifecycle.edits(slots, planted))
+        edits = lifecycle.edits(slots, planted)
+        tensors, built = cast.device.edit(tensors, edits)
+        _expect_built(cast.program, edits.germinate & ~built)
         slots = planted
     return Episode(
         round_index=round_index,
@@ -227,6 +230,15 @@ def train_plan(program: Program, episode: Episode, slots: SlotTable) -> TrainPla
         training=training & ~slots.withdrawing,
         input_gain=growth.input_gain,
     )
+
+
+def _expect_built(program: Program, missing: Bools) -> None:
+    """A seed that has to be there from the start must not fail its birth (G1)."""
+    if missing.any():
+        names = [program.space.slots[site] for site in np.flatnonzero(missing.any(axis=0))]
+        raise RunError(
+            f"a planted seed is not finite, or changes the shape of its input, at {', '.join(names)}"
+        )
 
 
 def _decide(cast: Cast, episode: Episode) -> tuple[Decision, Any]:

@@ -36,8 +36,8 @@ class Question:
     that an environment does not need repeat another and are computed once.
 
     Attributes:
-        plan: K configurations per environment, the network as it stands first; the last S are the first
-            contacts of seeds in TRAINING.
+        plan: K configurations per environment, the network as it stands first; the last S + 1 are the
+            network after the next step of its ramps, without and with each seed that is in TRAINING.
         players: `[N, S]`.
         sampled: `[N]` more than `EXACT` players: Shapley shares are estimates over R pairs of orders.
         forms: weights over the configurations' scores, each `[N, ..., K]`.
@@ -87,9 +87,9 @@ def ask(slots: SlotTable, keys: tuple[int, int, Ints, int], split: str, limit: i
     on, forms = _every_coalition(players, fossils)
     if count > EXACT:
         on, forms = _choose(sampled, _some_coalitions(players, fossils, keys), (on, forms))
-    contacts = np.repeat(influence[:, None, :], count, axis=1)
-    contacts[:, np.arange(count), np.arange(count)] += ramps.first_contact(slots)
-    configurations = np.concatenate([np.where(on, influence[:, None, :], 0.0), contacts], axis=1)
+    coming = np.repeat(ramps.upcoming(slots)[:, None, :], count + 1, axis=1)
+    coming[:, 1 + np.arange(count), np.arange(count)] += ramps.first_contact(slots)
+    configurations = np.concatenate([np.where(on, influence[:, None, :], 0.0), coming], axis=1)
     return Question(
         plan=EvalPlan(split=split, limit=limit, influence=configurations),
         players=players,
@@ -103,21 +103,27 @@ def read(question: Question, counts: EvalCounts, *, higher_is_better: bool) -> A
     """Turn counts into scores, contributions and shares, with standard errors."""
     n, count = counts.samples, question.players.shape[1]
     mean = counts.score_sum / n * (1.0 if higher_is_better else -1.0)
-    covariance = counts.co_score / n - mean[:, :, None] * mean[:, None, :]
     loss = counts.loss_sum / n
     forms = question.forms
+    # a configuration without a finite score makes the forms that use it unknown, and no others
+    lost = ~np.isfinite(mean)
+    finite = np.where(lost, 0.0, mean)
+    products = np.where(lost[:, :, None] | lost[:, None, :], 0.0, counts.co_score) / n
+    covariance = products - finite[:, :, None] * finite[:, None, :]
+
+    def flat(form: Floats) -> Floats:
+        return form.reshape(len(form), -1, form.shape[-1])
+
+    def known(form: Floats, values: Floats) -> Floats:
+        uses = ((flat(form) != 0) & lost[:, None, :]).any(axis=-1)
+        return np.where(uses, np.nan, values).reshape(form.shape[:-1])
 
     def value(form: Floats) -> Floats:
-        flat = form.reshape(len(form), -1, form.shape[-1])
-        total: Floats = (flat @ mean[:, :, None]).reshape(form.shape[:-1])
-        return total
+        return known(form, (flat(form) @ finite[:, :, None])[..., 0])
 
     def error(form: Floats) -> Floats:
-        flat = form.reshape(len(form), -1, form.shape[-1])
-        variance = ((flat @ covariance) * flat).sum(axis=-1).reshape(form.shape[:-1])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            spread: Floats = np.sqrt(np.maximum(variance, 0.0) / np.float64(n - 1))
-        return spread
+        variance = ((flat(form) @ covariance) * flat(form)).sum(axis=-1)
+        return known(form, standard_error(variance, n))
 
     def of_players(values: Floats) -> Floats:
         return np.where(question.players, values, np.nan)
@@ -131,8 +137,9 @@ def read(question: Question, counts: EvalCounts, *, higher_is_better: bool) -> A
         question.players[:, :, None] & question.players[:, None, :] & ~np.eye(count, dtype=bool)
     )
     interaction_known &= ~question.sampled[:, None, None]
+    without = loss[:, -count - 1 : -count]
     with np.errstate(invalid="ignore"):
-        contact = (loss[:, -count:] - loss[:, :1]) / np.maximum(np.abs(loss[:, :1]), np.finfo(float).tiny)
+        contact = (loss[:, -count:] - without) / np.maximum(np.abs(without), np.finfo(float).tiny)
     return Attribution(
         loss=loss[:, 0],
         score=mean[:, 0],
@@ -149,6 +156,13 @@ def read(question: Question, counts: EvalCounts, *, higher_is_better: bool) -> A
         interaction_error=np.where(interaction_known, error(forms.interaction), np.nan),
         contact=np.where(question.training, contact, np.nan),
     )
+
+
+def standard_error(variance: Floats, n: int) -> Floats:
+    """Standard error of a mean over `n` samples from their (population) variance; NaN for one sample."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error: Floats = np.sqrt(np.maximum(variance, 0.0) / np.float64(n - 1))
+    return error
 
 
 def _every_coalition(players: Bools, fossils: Bools) -> tuple[Bools, Forms]:

@@ -124,7 +124,9 @@ def apply(
     after = _enter(after, chosen(Op.FOSSILIZE), Stage.FOSSILIZED)
     after = _prune(after, chosen(Op.PRUNE), decision, space)
     if rules.growth.auto_advance:
-        after = _enter(after, gates.advance(after, evidence, rules), Stage.BLENDING)
+        # one at a time: first contacts were measured one by one
+        ready = gates.advance(after, evidence, rules)
+        after = _enter(after, ready & (np.cumsum(ready, axis=1) == 1), Stage.BLENDING)
     return _remove(after, gates.diverged(after, evidence)), why
 
 

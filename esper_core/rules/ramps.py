@@ -55,6 +55,12 @@ def influence(slots: SlotTable) -> Floats:
     return np.where(slots.within(BLENDED), along(slots), 0.0)
 
 
+def upcoming(slots: SlotTable) -> Floats:
+    """`[N, S]` influence of every seed after the next tick, if nothing is decided."""
+    begun = attrs.evolve(slots, ramp_done=slots.ramp_done + (slots.stage == Stage.BLENDING))
+    return influence(begun)
+
+
 def first_contact(slots: SlotTable) -> Floats:
     """`[N, S]` influence that a seed in TRAINING would have in its first epoch of BLENDING; else 0."""
     begun = attrs.evolve(slots, ramp_done=np.ones_like(slots.ramp_done))

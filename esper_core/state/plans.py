@@ -54,14 +54,14 @@ class EvalPlan:
 class GradientStatistics:
     """Gradient norms of one kind of parameter group over the sampled steps of an epoch, before clipping.
 
-    All arrays have one shape: `[N]` for hosts, `[N, S]` for seeds; where there is no group, `steps` is 0.
+    All arrays have one shape: `[N]` for hosts, `[N, S]` for seeds; where no group was trained, `steps` is 0.
 
     Attributes:
-        steps: sampled steps.
-        square: sum of the squared norms of finite steps.
-        largest: largest norm of a finite step; 0 without one.
-        smallest: smallest norm of a finite step; infinity without one.
-        nonfinite: sampled steps whose gradient was not finite.
+        steps: sampled steps whose gradient was finite.
+        square: sum of the squared norms of these.
+        largest: the largest of these norms; 0 without one.
+        smallest: the smallest; infinity without one.
+        nonfinite: steps, sampled or not, whose gradient was not finite.
         vanished: share of parameters (named tensors x steps) with a norm below `VANISHING`.
         exploded: share of them with a norm above `EXPLODING` clips, or not finite.
         culprit: index of the first parameter whose gradient was not finite, counted in the order of
@@ -79,16 +79,14 @@ class GradientStatistics:
 
     @property
     def root_mean_square(self) -> Floats:
-        """Root mean square of the norms of finite steps; NaN without one."""
-        finite = self.steps - self.nonfinite
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rms: Floats = np.sqrt(self.square / np.where(finite > 0, finite, np.nan))
+        """Root mean square of the norms; NaN without one."""
+        rms: Floats = np.sqrt(self.square / np.where(self.steps > 0, self.steps, np.nan))
         return rms
 
     @property
     def health(self) -> Floats:
-        """1 - vanished / 2 - 4 exploded / 5, at least 0; NaN where nothing was sampled."""
-        measured = np.where(self.steps > 0, 1.0, np.nan)
+        """1 - vanished / 2 - 4 exploded / 5, at least 0; NaN where nothing was measured."""
+        measured = np.where((self.steps > 0) | (self.nonfinite > 0), 1.0, np.nan)
         return np.clip(1.0 - 0.5 * self.vanished - 0.8 * self.exploded, 0.0, 1.0) * measured
 
 

@@ -9,7 +9,13 @@ from typing import Any
 import attrs
 import numpy as np
 
+from esper_core.state.arrays import Floats
 from esper_core.state.rollout import Rollout
+
+
+def best_of(scores: Floats) -> int:
+    """Position of the highest score, the first of equals; unknown ones lose."""
+    return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
 
 
 @attrs.frozen(kw_only=True)
@@ -47,8 +53,7 @@ class RoundSummary:
     @property
     def best(self) -> int:
         """Position of the environment whose shipped network scores best; the first of equals."""
-        scores = np.asarray(self.committed)
-        return int(np.argmax(np.where(np.isnan(scores), -np.inf, scores)))
+        return best_of(np.asarray(self.committed))
 
 
 @attrs.frozen(kw_only=True)

@@ -77,7 +77,8 @@ class GrowthSettings:
     """Share of the episode that a slot spends EMBARGOED after a prune; at least one epoch, and one epoch each
     in PRUNED and RESETTING comes on top."""
     auto_advance: bool = False
-    """Advance as soon as the gate opens instead of waiting for the controller."""
+    """Advance as soon as the gate opens instead of waiting for the controller; one seed of an environment in
+    an epoch."""
     min_health: float = field(default=0.7, validator=[ge(0.0), le(1.0)])
     """Gradient health in [0, 1] that ADVANCE asks for."""
     min_contribution: float = field(default=0.0, validator=finite)

@@ -66,25 +66,37 @@ class Accumulator:
         self._smallest = torch.full_like(zeros, torch.inf)
         self._nonfinite, self._vanished, self._exploded = zeros.clone(), zeros.clone(), zeros.clone()
         self._culprit = torch.full_like(zeros, -1.0)
+        self._sampled = zeros.clone()
 
-    def add(self, norms: Tensor, total: Tensor) -> None:
-        """Take one sampled step: `[R, L]` norms of parameters, `[R]` of the whole."""
+    def add(self, norms: Tensor, total: Tensor, trained: Tensor, *, sampled: bool) -> None:
+        """Take one step; what is not finite counts in every step, norms in sampled ones.
+
+        Args:
+            norms: `[R, L]` norms of parameters.
+            total: `[R]` norms of whole gradients.
+            trained: `[R]` rows that have a gradient; the others are not measured.
+            sampled: whether norms are taken in this step.
+        """
         finite = torch.isfinite(total)
-        safe = torch.where(finite, total, torch.zeros_like(total))
-        self._steps += 1
-        self._square += safe.square()
-        self._largest = torch.maximum(self._largest, safe)
-        self._smallest = torch.where(finite, torch.minimum(self._smallest, safe), self._smallest)
-        self._nonfinite += ~finite
-        self._vanished += (norms < VANISHING).sum(dim=1)
-        self._exploded += (~(norms <= self._limit)).sum(dim=1)
-        bad = ~torch.isfinite(norms)
+        self._nonfinite += trained & ~finite
+        bad = trained.unsqueeze(1) & ~torch.isfinite(norms)
         first = torch.where(bad.any(dim=1), bad.to(torch.int8).argmax(dim=1), -1)
         self._culprit = torch.where(self._culprit < 0, first.to(torch.float64), self._culprit)
+        if not sampled:
+            return
+        counted = trained & finite
+        safe = torch.where(counted, total, torch.zeros_like(total))
+        self._sampled += trained
+        self._steps += counted
+        self._square += safe.square()
+        self._largest = torch.maximum(self._largest, safe)
+        self._smallest = torch.where(counted, torch.minimum(self._smallest, safe), self._smallest)
+        self._vanished += ((norms < VANISHING) & trained.unsqueeze(1)).sum(dim=1)
+        self._exploded += (~(norms <= self._limit) & trained.unsqueeze(1)).sum(dim=1)
 
     def packed(self) -> Tensor:
         """Everything as `[8, R]`, so that an epoch is read from the device in one transfer."""
-        shares = self._steps.clamp(min=1) * max(1, self._parameters)
+        shares = self._sampled.clamp(min=1) * max(1, self._parameters)
         return torch.stack(
             [
                 self._steps,

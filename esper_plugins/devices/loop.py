@@ -259,9 +259,8 @@ class Epoch:
         runs = [self._hosts, *self._pools.values()]
         norms = [parameter_norms(run.gradient, run.group.block.layout) for run in runs]
         totals = [group_norms(n) for n in norms]
-        if self._plan.sampled[t]:
-            for run, norm, total in zip(runs, norms, totals, strict=True):
-                run.accumulator.add(norm, total)
+        for run, norm, total in zip(runs, norms, totals, strict=True):
+            run.accumulator.add(norm, total, run.trains, sampled=bool(self._plan.sampled[t]))
         limits = self._joint(runs, totals) if train.clip_scope == "joint" else totals
         for run, total, limit in zip(runs, totals, limits, strict=True):
             settings = train.host if run.host else train.seed

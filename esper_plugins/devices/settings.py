@@ -3,7 +3,7 @@
 from typing import Literal
 
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, le
 
 
 @frozen(kw_only=True)
@@ -16,7 +16,7 @@ class Single:
     """Precision of parameters, data and arithmetic."""
     place: str = "cpu"
     """Device, as torch names it: `cpu`, `cuda`, `cuda:1`."""
-    threads: int = field(default=1, validator=ge(1))
+    threads: int = field(default=1, validator=[ge(1), le(1024)])
     """Intra-op threads; more than one is slower on busy cores."""
     chunk_mib: int = field(default=64, validator=ge(1))
     """Budget of an evaluation chunk, in MiB of activations."""

@@ -247,6 +247,10 @@ def _place(name: str) -> torch.device:
         raise ConfigError(
             f"device.place = {name!r}: {reason}; use 'cpu', or 'cuda' where there is one"
         ) from error
+    if place.type == "meta":
+        raise ConfigError(
+            f"device.place = {name!r}: computes nothing; use 'cpu', or 'cuda' where there is one"
+        )
     return place
 
 

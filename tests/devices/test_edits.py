@@ -29,6 +29,7 @@ from worlds import (
 
 from esper_core.model.hosts import Site
 from esper_core.model.parts import Part
+from esper_core.model.program import BuildError
 from esper_core.phases.collect import Cast, Episode, EpochReport
 from esper_core.rules import lifecycle
 from esper_core.state.settings import GrowthSettings, OptimizerSettings, TrainSettings
@@ -280,9 +281,7 @@ MOODY = Part(name="test/moody", build="", call=moody)
 
 
 @pytest.mark.acceptance("GR-12")
-@pytest.mark.parametrize(
-    ("moods", "error"), [(["fine", "fails"], RuntimeError), (["fine", "odd"], Exception)]
-)
+@pytest.mark.parametrize(("moods", "error"), [(["fine", "fails"], BuildError), (["fine", "odd"], Exception)])
 def test_a_failure_in_the_middle_of_an_edit_leaves_the_old_tensors_whole(
     moods: list[str], error: type[Exception]
 ) -> None:

@@ -86,7 +86,7 @@ def test_the_number_of_operations_does_not_depend_on_the_number_of_environments(
         with Operations() as operations:
             norms = parameter_norms(gradient, LAYOUT)
             total = group_norms(norms)
-            accumulator.add(norms, total)
+            accumulator.add(norms, total, torch.ones(rows, dtype=torch.bool), sampled=True)
             clip_factors(total, 1.0)
         counts.append(sum(operations.count.values()))
         assert not any("_local_scalar_dense" in name or "item" in name for name in operations.count)
@@ -140,7 +140,8 @@ def record(norms: Tensor, clip: float = 1.0) -> GradientStatistics:
     """Statistics of `[T, R, L]` norms."""
     accumulator = Accumulator(norms.shape[1], norms.shape[2], clip, torch.device("cpu"))
     for step in norms:
-        accumulator.add(step, group_norms(step))
+        trained = torch.ones(len(step), dtype=torch.bool)
+        accumulator.add(step, group_norms(step), trained, sampled=True)
     return statistics(accumulator.packed().numpy())
 
 
@@ -152,7 +153,7 @@ def test_statistics_are_those_of_all_steps() -> None:
         dtype=torch.float64,
     )
     found = record(norms)
-    assert found.steps.tolist() == [3, 3]
+    assert found.steps.tolist() == [3, 2]
     np.testing.assert_allclose(found.square, [25 + 100 + 1e-16, 1 + 2500], rtol=1e-12)
     np.testing.assert_allclose(found.largest, [10.0, 50.0])
     np.testing.assert_allclose(found.smallest, [1e-8, 1.0])
@@ -192,6 +193,22 @@ def test_thresholds_are_the_named_ones() -> None:
     assert record(at, clip=0.0).exploded.tolist() == [0.0]
     assert record(at).vanished.tolist() == [0.0]
     assert record(at * (1 - 1e-9)).vanished.tolist() == [0.5]
+
+
+@pytest.mark.acceptance("GR-04")
+def test_what_is_not_finite_counts_in_steps_that_are_not_sampled() -> None:
+    accumulator = Accumulator(2, 1, 1.0, torch.device("cpu"))
+    trained = torch.tensor([True, False])
+    for value, sampled in ((2.0, True), (float("nan"), False), (3.0, False)):
+        norms = torch.full((2, 1), value, dtype=torch.float64)
+        accumulator.add(norms, group_norms(norms), trained, sampled=sampled)
+    found = statistics(accumulator.packed().numpy())
+    assert found.steps.tolist() == [1, 0]
+    assert found.nonfinite.tolist() == [1, 0], "a row that is not trained is not measured"
+    assert found.culprit.tolist() == [0, -1]
+    assert found.square.tolist() == [4.0, 0.0]
+    assert np.isnan(found.health[1])
+    assert np.isnan(found.root_mean_square[1])
 
 
 def test_a_group_that_does_not_exist_is_unknown() -> None:

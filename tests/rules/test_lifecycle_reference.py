@@ -171,9 +171,10 @@ class World:
                 place.enter("BLENDING")
             else:
                 place.empty("PRUNED")
+        ripe = [i for i in range(len(self.places)) if self.ripe(i)]
+        if self.rules.growth.auto_advance and ripe:
+            self.places[ripe[0]].enter("BLENDING")
         for i, place in enumerate(self.places):
-            if self.rules.growth.auto_advance and self.ripe(i):
-                place.enter("BLENDING")
             if place.stage in ("TRAINING", "BLENDING", "HOLDING") and self.seen[i]["nonfinite"] > 0:
                 place.empty("PRUNED")
         return allowed

@@ -199,6 +199,20 @@ def test_a_diverged_seed_is_pruned_on_its_own(op, auto):
     assert after.stage[0, 4] == after.stage[1, 4] == (Stage.GERMINATED if op == Op.GERMINATE else D)
 
 
+def test_auto_advance_takes_one_seed_of_an_environment_at_a_time():
+    """First contacts are measured one by one, so that two at once would be a contact nobody measured."""
+    ready = {"stage": T, "dwell": 9, "ramp_target": 1.0, "ramp_steps": 4}
+    slots, space, rules = (
+        table_of([ready, ready, ready]),
+        space_of(3),
+        rules_of(24, max_live=3, auto_advance=True),
+    )
+    seen = evidence_of(1, 3)
+    for expected in ([B, T, T], [B, B, T], [B, B, B]):
+        slots, _ = lifecycle.apply(slots, seen, say(Op.WAIT), space, rules)
+        assert slots.stage.tolist() == [expected]
+
+
 @pytest.mark.parametrize("op", [Op.ADVANCE, Op.SET_ALPHA_TARGET, Op.FOSSILIZE])
 def test_nothing_that_keeps_a_diverged_seed_is_offered(op):
     slots = table_of([{"stage": T if op == Op.ADVANCE else H, "ramp_target": 1.0}])
