@@ -1,4 +1,4 @@
-"""Neural networks that grow while they train, under a controller that learns when, where and what to grow.
+"""Neural networks that grow while they train, under a controller that decides when, where and what to grow.
 
 Role: the Python API, each name loaded on first use, so that `import esper_core` stays cheap. The command line
 is a skin over it.

@@ -4,14 +4,18 @@ Role: the group `main`. Commands are thin, one file each, and import what is hea
 Neighbours: `cli.shell` finds plugins' commands and turns errors into exit codes.
 """
 
-import click
+try:
+    import click
 
-from esper_core.cli.config import config
-from esper_core.cli.inspect import inspect
-from esper_core.cli.plugins import plugins
-from esper_core.cli.resume import resume
-from esper_core.cli.run import run
-from esper_core.cli.shell import Shell
+    from esper_core.cli.config import config
+    from esper_core.cli.inspect import inspect
+    from esper_core.cli.plugins import plugins
+    from esper_core.cli.resume import resume
+    from esper_core.cli.run import run
+    from esper_core.cli.shell import Shell
+except KeyboardInterrupt:
+    # The program is being loaded, and nothing has begun that there would be something to say about.
+    raise SystemExit(130) from None
 
 
 @click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})

@@ -34,6 +34,14 @@ def run(
     """Grow networks on a task, or as a configuration file says."""
     import esper_core
 
-    flags = {"run.seed": seed, "run.rounds": rounds, "run.envs": envs, "policy": policy}
-    given = {key: value for key, value in flags.items() if value is not None}
-    esper_core.run(source, sets=sets, flags=given, out=out, display=options.display(), no_plugins=no_plugins)
+    esper_core.run(
+        source,
+        sets=sets,
+        out=out,
+        seed=seed,
+        rounds=rounds,
+        envs=envs,
+        policy=policy,
+        display=options.display(),
+        no_plugins=no_plugins,
+    )

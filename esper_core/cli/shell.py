@@ -6,6 +6,8 @@ Neighbours: `errors` has the codes, `plugin.catalogue` the commands of plugins.
 """
 
 import json
+import os
+import sys
 from typing import Any
 
 import click
@@ -17,6 +19,7 @@ from esper_core.plugin.loader import load
 from esper_core.plugin.specs import Component
 
 _CATALOGUE = "esper.catalogue"
+_JSON = "esper.json"
 
 
 class Shell(click.Group):
@@ -42,14 +45,25 @@ class Shell(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether JSON is asked for, in case the rest cannot be understood."""
+        ctx.meta[_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was called."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if ctx.meta[_JSON]:
+                click.echo(json.dumps({"error": error.format_message(), "exit_code": error.exit_code}))
+            raise
         except EsperError as error:
             _leave(ctx, error)
         except KeyboardInterrupt:
             _leave(ctx, Interrupted("interrupted"))
+        finally:
+            _forget_broken_pipe()
 
 
 def _leave(ctx: click.Context, error: EsperError) -> None:
@@ -59,6 +73,14 @@ def _leave(ctx: click.Context, error: EsperError) -> None:
     if wants_json(ctx):
         click.echo(json.dumps({"error": str(error), "exit_code": error.exit_code}))
     ctx.exit(error.exit_code)
+
+
+def _forget_broken_pipe() -> None:
+    """Let what nobody reads go nowhere, so that the program does not end with a complaint about it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _catalogue(ctx: click.Context) -> Catalogue:

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from esper_core.state.settings import GrowthSettings as GrowthSettings
     from esper_core.state.settings import OptimizerSettings as OptimizerSettings
     from esper_core.state.settings import TrainSettings as TrainSettings
+    from esper_core.state.settings import finite as finite
     from esper_core.state.signals import HostSignals as HostSignals
     from esper_core.state.slots import BLENDED as BLENDED
     from esper_core.state.slots import LIVE as LIVE
@@ -142,6 +143,7 @@ _HOME = {
     "GrowthSettings": "esper_core.state.settings",
     "OptimizerSettings": "esper_core.state.settings",
     "TrainSettings": "esper_core.state.settings",
+    "finite": "esper_core.state.settings",
     "HostSignals": "esper_core.state.signals",
     "BLENDED": "esper_core.state.slots",
     "LIVE": "esper_core.state.slots",

@@ -3,6 +3,7 @@
 Role: `resolve` imports "package.module:attribute" and `read_text` reads "package:file", both only from
 installed distributions that declare an entry point in the group `esper.plugins`: a configuration or an
 exported network can name code, but never code that nobody installed as a plugin. It needs no plugin manager.
+The core itself, which comes in one distribution with Esper's own plugin, is no plugin's code.
 Neighbours: `plugin.catalogue` resolves what a run chose; an exported network resolves its seeds' classes.
 """
 
@@ -20,18 +21,15 @@ def _top(module: str) -> str:
 
 
 def _packages(entry_point: EntryPoint) -> set[str]:
-    """Top-level packages of the distribution that declares the entry point."""
+    """Top-level packages of the distribution that declares the entry point, without Esper's core."""
     files = entry_point.dist.files if entry_point.dist is not None else None
     tops = [file.parts[0].removesuffix(".py") for file in files or () if file.suffix == ".py"]
-    return {_top(entry_point.module), *filter(str.isidentifier, tops)}
+    return {_top(entry_point.module), *filter(str.isidentifier, tops)} - {_top(__name__)}
 
 
 def _check_trusted(package: str, text: str, owner: str) -> None:
     """Raise `PluginError` unless a plugin's distribution provides the top-level package."""
-    declared = tuple(entry_points(group=GROUP))
-    if package in {_top(entry_point.module) for entry_point in declared}:
-        return
-    trusted = set().union(*map(_packages, declared))
+    trusted = set().union(*map(_packages, entry_points(group=GROUP)))
     if package not in trusted:
         raise PluginError(
             f"{owner}: {text!r} is not loaded: no installed distribution that declares an entry point in the "
@@ -67,6 +65,22 @@ def resolve(import_string: str, *, owner: str) -> object:
         return getattr(import_module(module), attribute)
     except Exception as error:  # a plugin's module may raise anything while it is imported
         raise _failure(owner, import_string, error, module) from error
+
+
+def resolve_own(import_string: str, *, owner: str) -> object:
+    """As `resolve`, for a file from anywhere: only what a plugin defines itself, not what it imported.
+
+    Args:
+        import_string: as for `resolve`.
+        owner: who asks, for messages.
+
+    Raises:
+        PluginError: as for `resolve`, or it is defined elsewhere.
+    """
+    found = resolve(import_string, owner=owner)
+    home = str(getattr(found, "__module__", "nowhere"))
+    _check_trusted(_top(home), f"{import_string} (defined in {home})", owner)
+    return found
 
 
 def read_text(location: str, *, owner: str) -> str:

@@ -75,7 +75,15 @@ class Policy(Protocol):
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """What it has learned, as JSON values and arrays; empty if it does not learn."""
+        """What it has learned, as JSON values; empty if it does not learn. Every checkpoint has it."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; called before the first episode.
+
+        Args:
+            state: what `state` gave.
+        """
         ...
 
 
@@ -198,6 +206,10 @@ class Sink(Protocol):
         """Take one event: JSON values only."""
         ...
 
+    def position(self) -> int:
+        """How far it has written, in a unit of its own; every checkpoint has it. 0 if it cannot go back."""
+        ...
+
     def close(self) -> None:
         """Flush; nothing is lost."""
         ...
@@ -209,8 +221,9 @@ class SinkContext:
 
     Attributes:
         folder: of the run.
-        resumed: the run goes on from a checkpoint.
+        resume_at: what `position` was at the checkpoint that the run goes on from, so that what was written
+            after it can be dropped; None where there is none.
     """
 
     folder: Path
-    resumed: bool
+    resume_at: int | None = None

@@ -118,4 +118,6 @@ class Sink(Component):
 
 @frozen(kw_only=True)
 class Command(Component):
-    """A subcommand of `esper`; `build` is the import string of a click command."""
+    """A subcommand of `esper`; `build` is the import string of a click command, whose options it has."""
+
+    settings: None = field(default=None, init=False)

@@ -23,6 +23,8 @@ from esper_core.state.slots import SlotTable
 
 FORMAT = 1
 """Version of the layout of a checkpoint."""
+FILES = {"state.json", "tensors.safetensors"}
+"""What a whole checkpoint has beside its hashes."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -34,14 +36,14 @@ class Checkpoint:
         slots: of the last round's environments after its last epoch; None before the first round.
         tensors: of the same, as the device strategy exports them; empty before the first round.
         policy: what the policy has learned, as JSON values.
-        events_bytes: length of the event file.
+        sinks: how far each sink has written, by name.
     """
 
     state: RunState
     slots: SlotTable | None
     tensors: Mapping[str, Tensor]
     policy: Mapping[str, Any]
-    events_bytes: int
+    sinks: Mapping[str, int]
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -67,7 +69,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "state": _without_nan(attrs.asdict(checkpoint.state)),
             "slots": None if slots is None else {name: array.tolist() for name, array in slots.items()},
             "policy": dict(checkpoint.policy),
-            "events_bytes": checkpoint.events_bytes,
+            "sinks": dict(checkpoint.sinks),
         },
     )
     write_tensors(aside / "tensors.safetensors", checkpoint.tensors)
@@ -110,23 +112,33 @@ def load(path: Path) -> Checkpoint:
     Raises:
         RunError: a file is missing, changed or malformed; the message has its path.
     """
-    for name, expected in read_json(path / "hashes.json").items():
+    hashes = read_json(path / "hashes.json")
+    if not isinstance(hashes, dict) or hashes.keys() != FILES:
+        raise RunError(f"{path / 'hashes.json'}: must have the hashes of {' and '.join(sorted(FILES))}")
+    for name, expected in hashes.items():
         if not (path / name).is_file():
             raise RunError(f"{path / name}: is missing, so the checkpoint is not whole")
         if sha256(path / name) != expected:
             raise RunError(f"{path / name}: has changed since it was written, so the checkpoint is not whole")
     found = read_json(path / "state.json")
-    if found.get("format") != FORMAT:
-        raise RunError(
-            f"{path}: was written in the format {found.get('format')}; this version reads {FORMAT}"
-        )
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise RunError(f"{path}: was written in the format {version}; this version reads {FORMAT}")
+    tensors = read_tensors(path / "tensors.safetensors")
+    try:
+        return _of(found, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path / 'state.json'}: is malformed: {type(error).__name__}: {error}") from error
+
+
+def _of(found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
     history = tuple(RoundSummary(**_tuples(summary)) for summary in found["state"]["history"])
     return Checkpoint(
         state=RunState(rounds_done=found["state"]["rounds_done"], history=history),
         slots=None if found["slots"] is None else _slots(found["slots"]),
-        tensors=read_tensors(path / "tensors.safetensors"),
+        tensors=tensors,
         policy=found["policy"],
-        events_bytes=found["events_bytes"],
+        sinks=found["sinks"],
     )
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 import attrs
 import numpy as np
 
-from esper_core.phases import collect
+from esper_core.phases import collect, validate
 from esper_core.phases.collect import Cast, Episode
 from esper_core.plugin.protocols import Policy
 from esper_core.rules import lifecycle, ramps
 from esper_core.state.arrays import Ints
 from esper_core.state.plans import EvalPlan
-from esper_core.state.signals import HostSignals
+from esper_core.state.run import best_of
 from esper_core.state.slots import SlotTable, Stage
 
 ARMS = ("static", "everywhere", "grown", "twin")
@@ -61,7 +61,9 @@ def arms(cast: Cast, static: Policy, grown: Episode, progress: Progress) -> dict
         grown: the last round's episode, after its last epoch.
         progress: called after every epoch.
     """
-    waiting = attrs.evolve(cast, policy=static)
+    # the seeds of an arm are committed from the start, so freezing what is committed must not freeze them
+    growth = attrs.evolve(cast.program.growth, freeze_fossils=False)
+    waiting = attrs.evolve(cast, policy=static, program=attrs.evolve(cast.program, growth=growth))
     table = {
         "static": SlotTable.empty(len(grown.envs), len(cast.program.sites)),
         "everywhere": everywhere(cast, len(grown.envs)),
@@ -87,7 +89,7 @@ def everywhere(cast: Cast, envs: int) -> SlotTable:
 
 def twin(cast: Cast, grown: Episode) -> SlotTable:
     """The architecture of the best grown network, with newborn parameters."""
-    env = best(grown.signals)
+    env = best_of(grown.signals.committed)
     committed = grown.slots.stage[env] == Stage.FOSSILIZED
     return lifecycle.plant(
         cast.program.space,
@@ -98,25 +100,20 @@ def twin(cast: Cast, grown: Episode) -> SlotTable:
     )
 
 
-def best(signals: HostSignals) -> int:
-    """Position of the environment that ships the best validation score; the first of equals."""
-    return int(np.argmax(np.where(np.isnan(signals.committed), -np.inf, signals.committed)))
-
-
 def score(cast: Cast, episode: Episode) -> Arm:
     """Select a network by validation and score it on the report split."""
-    program, env = cast.program, best(episode.signals)
+    program, env = cast.program, best_of(episode.signals.committed)
     committed = episode.slots.stage == Stage.FOSSILIZED
     shipped = np.where(committed, ramps.influence(episode.slots), 0.0)
     plan = EvalPlan(split="report", limit=None, influence=shipped[:, None, :])
     counts = cast.device.evaluate(episode.tensors, plan)
     mean = counts.score_sum[env, 0] / counts.samples
-    variance = max(0.0, counts.co_score[env, 0, 0] / counts.samples - mean**2)
+    variance = counts.co_score[env, 0, 0] / counts.samples - mean**2
     added: Ints = np.where(committed, episode.slots.parameters, 0).sum(axis=1)
     sign = 1.0 if program.problem.higher_is_better else -1.0
     return Arm(
         score=float(mean),
-        error=float(np.sqrt(variance / max(1, counts.samples - 1))),
+        error=float(validate.standard_error(variance, counts.samples)),
         parameters=cast.host_parameters + int(added[env]),
         epochs=episode.epoch,
         tries=len(episode.envs),

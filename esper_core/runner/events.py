@@ -73,6 +73,9 @@ class Events:
     def epoch(self, episode: Episode, report: EpochReport) -> None:
         """Send everything about an epoch; `episode` is the one after it."""
         at = {"round": episode.round_index, "epoch": episode.epoch - 1}
+        if episode.epoch == 1:
+            # A resumed run begins with a round, and must write what the whole run would.
+            self._escalated = 0
         bad = list(nonfinite(episode, report, self._program, self._parameters))
         self._escalated = ESCALATION if bad else max(0, self._escalated - 1)
         for fields in bad:
@@ -131,7 +134,10 @@ def nonfinite(
     program: Program,
     parameters: Callable[[SeedKey | None], tuple[str, ...]],
 ) -> Iterable[Event]:
-    """One event for every environment's loss, host and seed that was not finite.
+    """One event for a loss that was not finite, else one for every gradient that was not.
+
+    A lost loss makes every gradient behind it NaN, so it is told once, with the first seed that has such a
+    gradient; if none has, with the host's first parameter.
 
     Args:
         episode: after the epoch.
@@ -139,17 +145,29 @@ def nonfinite(
         program: names the slots.
         parameters: `Program.parameter_names`, or a cache of it.
     """
-    counts = report.counts
-    for env in np.flatnonzero(counts.bad_losses).tolist():
-        steps = int(counts.bad_losses[env])
-        yield {"what": "loss", "env": int(episode.envs[env]), "slot": None, "parameter": None, "steps": steps}
-    for env in np.flatnonzero(counts.host.nonfinite).tolist():
-        yield _culprit(episode, counts.host, parameters(None), env, None, None)
-    for env, site in np.argwhere(counts.seeds.nonfinite > 0).tolist():
-        names = parameters(
-            (int(site), int(report.after.blueprint[env, site]), int(report.after.blend[env, site]))
-        )
-        yield _culprit(episode, counts.seeds, names, env, site, program.space.slots[site])
+    counts, names = report.counts, program.space.slots
+    lost = counts.bad_losses > 0
+    groups: list[tuple[int, int | None]] = [
+        (int(env), None) for env in np.flatnonzero(lost | (counts.host.nonfinite > 0))
+    ]
+    groups += [(int(env), int(site)) for env, site in np.argwhere(counts.seeds.nonfinite > 0)]
+    told: set[int] = set()
+    for env, site in sorted(groups, key=lambda group: (group[0], group[1] is None)):
+        if env in told:
+            continue
+        if lost[env]:
+            told.add(env)
+        slots = report.after
+        key = None if site is None else (site, int(slots.blueprint[env, site]), int(slots.blend[env, site]))
+        at = counts.host if site is None else counts.seeds
+        row = env if site is None else (env, site)
+        yield {
+            "what": "loss" if lost[env] else "gradient",
+            "env": int(episode.envs[env]),
+            "slot": None if site is None else names[site],
+            "parameter": _named(parameters(key), at.culprit[row]),
+            "steps": int(counts.bad_losses[env] if lost[env] else at.nonfinite[row]),
+        }
 
 
 def decisions(episode: Episode, report: EpochReport, program: Program) -> Event:
@@ -233,19 +251,6 @@ def _cause(report: EpochReport, env: int, slot: int) -> str:
         return name_of(Op(decision.op[env]))
     gone = report.after.stage[env, slot] == Stage.PRUNED
     return "diverged" if gone and not report.before.withdrawing[env, slot] else "automatic"
-
-
-def _culprit(
-    episode: Episode, statistics: GradientStatistics, names: tuple[str, ...], env: int, site: Any, slot: Any
-) -> Event:
-    at = (env,) if site is None else (env, site)
-    return {
-        "what": "gradient",
-        "env": int(episode.envs[env]),
-        "slot": slot,
-        "parameter": _named(names, statistics.culprit[at]),
-        "steps": int(statistics.nonfinite[at]),
-    }
 
 
 def _named(names: Any, index: Any) -> Any:

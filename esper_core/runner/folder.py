@@ -7,16 +7,20 @@
     policy/         the controller after the last round
     grown/          the best grown network
     report.json     the comparison
+    run.lock        held by the process that runs it
 
 Role: paths, creation, manifest.
 Neighbours: `runner.loop` writes into it, `runner.inspect` reads it.
 """
 
+import fcntl
 import os
 import platform
 import secrets
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +35,8 @@ from esper_core.runner.files import read_json, write_json, write_text
 
 FORMAT = 1
 """Version of the layout of a run folder."""
+_MANIFEST: dict[str, type] = {"status": str, "seed": int, "fingerprint": dict}
+"""What is read of a manifest."""
 
 
 @attrs.frozen
@@ -55,7 +61,7 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """What happened."""
+        """What happened, if the sink `esper/jsonl` is on; written by it, and only read here."""
         return self.path / "events.jsonl"
 
     @property
@@ -78,13 +84,52 @@ class RunFolder:
         """The comparison."""
         return self.path / "report.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that runs it."""
+        return self.path / "run.lock"
+
     def mark(self, status: str, **fields: Any) -> None:
         """Change the manifest's status, and other fields of it."""
         write_json(self.manifest, {**read_json(self.manifest), "status": status, **fields})
 
     def status(self) -> str:
-        """The manifest's status: running, interrupted, failed or finished."""
-        return str(read_json(self.manifest)["status"])
+        """Running, interrupted, failed or finished, as the manifest says; killed if nobody runs it."""
+        status = str(read_json(self.manifest)["status"])
+        return "killed" if status == "running" and not self._is_held() else status
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from running it; a process that is killed lets go.
+
+        Raises:
+            ConfigError: another one runs it, or the lock cannot be taken.
+        """
+        try:
+            file = self.lock.open("a")
+        except OSError as error:
+            raise ConfigError(f"{self.lock}: cannot be locked: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"{self.path}: another process is running it; wait until it ends, or stop it. "
+                    f"Look at it meanwhile with: esper inspect {self.path}"
+                ) from error
+            except OSError as error:
+                raise ConfigError(f"{self.lock}: cannot be locked: {error.strerror}") from error
+            yield
+
+    def _is_held(self) -> bool:
+        if not self.lock.exists():
+            return False
+        with self.lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
 
 def create(out: str | Path | None, config: Config, manifest: Mapping[str, Any]) -> RunFolder:
@@ -102,13 +147,18 @@ def create(out: str | Path | None, config: Config, manifest: Mapping[str, Any]) 
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     path = Path(out) if out is not None else Path("runs") / f"{stamp}-{bare}-{secrets.token_hex(2)}"
     refuse_existing(path)
+    folder, was_there, ours = RunFolder(path), path.exists(), False
     try:
-        folder = RunFolder(path)
         folder.checkpoints.mkdir(parents=True)
+        ours = True
+        write_text(folder.config, dumps(config))
+        write_json(folder.manifest, {**manifest, "status": "running"})
     except OSError as error:
+        if ours:
+            shutil.rmtree(path, ignore_errors=True)
+        if was_there:
+            path.mkdir(exist_ok=True)
         raise ConfigError(f"{path}: the run folder cannot be made: {error.strerror}") from error
-    write_text(folder.config, dumps(config))
-    write_json(folder.manifest, {**manifest, "status": "running"})
     return folder
 
 
@@ -135,13 +185,18 @@ def open_existing(path: str | Path) -> RunFolder:
             "expected the folder that `esper run` printed"
         )
     try:
-        found = read_json(folder.manifest).get("format")
+        found = read_json(folder.manifest)
     except RunError as error:
         raise ConfigError(str(error)) from error
-    if found != FORMAT:
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder.manifest}: must be a JSON object, not {type(found).__name__}")
+    if found.get("format") != FORMAT:
         raise ConfigError(
-            f"{path}: was written in the format {found}; this version reads the format {FORMAT}"
+            f"{path}: was written in the format {found.get('format')}; this version reads the format {FORMAT}"
         )
+    wrong = [key for key, kind in _MANIFEST.items() if not isinstance(found.get(key), kind)]
+    if wrong:
+        raise ConfigError(f"{folder.manifest}: is malformed: {', '.join(wrong)} missing or of a wrong type")
     return folder
 
 

@@ -5,40 +5,37 @@
     probe.safetensors     a fixed batch and the outputs that the network gave for it
 
 Role: export and `load_grown`. No run and no plugin manager is needed to read one.
-Neighbours: `model.network.GrownNetwork` is what comes back.
+Neighbours: `model.network.GrownNetwork` is what comes back, `runner.described` what is in `grown.json`.
 """
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
-import cattrs
 import numpy as np
 import torch
-from cattrs.strategies import configure_union_passthrough
 from torch import Tensor
 
 from esper_core.errors import EsperError, RunError
-from esper_core.model.hosts import Site
+from esper_core.model.hosts import Host
 from esper_core.model.network import GrownNetwork
 from esper_core.model.parts import Part
-from esper_core.model.program import BuildError, Program, build_host, build_seed, keyed_generator
+from esper_core.model.program import Program, build_host, build_seed, keyed_generator
 from esper_core.model.seeds import Seed
-from esper_core.plugin.imports import resolve
+from esper_core.plugin.imports import resolve_own
 from esper_core.rules import ramps
+from esper_core.runner import strict
+from esper_core.runner.described import PROBE, WEIGHTS, DescribedNetwork, DescribedPart, DescribedSeed
 from esper_core.runner.files import read_json, read_tensors, sha256, write_json, write_tensors
 from esper_core.state.actions import Blend
 from esper_core.state.slots import SlotTable, Stage
 
 FORMAT = 1
 """Version of the layout."""
-PROBE = 8
+SAMPLES = 8
 """Samples of the fixed batch."""
-
-_CONVERTER = cattrs.Converter()
-configure_union_passthrough(int | float | str | bool | None, _CONVERTER)
 
 
 def network_of(program: Program, arrays: Mapping[str, Tensor], slots: SlotTable, env: int) -> GrownNetwork:
@@ -78,13 +75,13 @@ def save(folder: Path, network: GrownNetwork, program: Program, slots: SlotTable
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    inputs = program.problem.validation.inputs[:PROBE]
+    inputs = program.problem.validation.inputs[:SAMPLES]
     floats = next(p for p in network.parameters()).dtype
     inputs = inputs.to(floats) if inputs.is_floating_point() else inputs
     with torch.no_grad():
         outputs = network(inputs)
-    write_tensors(aside / "weights.safetensors", network.state_dict())
-    write_tensors(aside / "probe.safetensors", {"inputs": inputs, "outputs": outputs})
+    write_tensors(aside / WEIGHTS, network.state_dict())
+    write_tensors(aside / PROBE, {"inputs": inputs, "outputs": outputs})
     seeds = []
     for index, site in enumerate(program.sites):
         if site.name in network.influence:
@@ -119,47 +116,67 @@ def load_grown(path: str | Path) -> GrownNetwork:
         path: a `grown` folder, or the folder of a run.
 
     Raises:
-        RunError: a file is missing, changed or malformed.
-        PluginError: a part's code is not installed.
+        RunError: a file is missing, changed or malformed; the message has its path and the reason.
+        PluginError: a part's code is not installed, or is no plugin's own.
     """
-    folder = Path(path)
-    if not (folder / "grown.json").is_file() and (folder / "grown" / "grown.json").is_file():
-        folder = folder / "grown"
-    found = read_json(folder / "grown.json")
-    if found.get("format") != FORMAT:
-        raise RunError(
-            f"{folder}: was written in the format {found.get('format')}; this version reads {FORMAT}"
-        )
-    for name, expected in found["hashes"].items():
-        if not (folder / name).is_file() or sha256(folder / name) != expected:
-            raise RunError(f"{folder / name}: is missing or has changed since it was written")
+    folder = _folder(path)
+    found = _read(folder)
     try:
         with keyed_generator(0):
-            host = build_host(_part(found["host"]))
-            seeds = {s["site"]["name"]: _seed(s) for s in found["seeds"]}
-    except BuildError as error:
-        raise RunError(f"{folder}: {error}") from error
-    network = GrownNetwork(host, seeds, {s["site"]["name"]: s["influence"] for s in found["seeds"]})
-    network = network.to(getattr(torch, found["dtype"]))
+            host = build_host(_part(folder, found.host))
+            _check_sites(folder, found, host)
+            seeds = {s.site.name: _seed(folder, s) for s in found.seeds}
+    except EsperError:
+        raise
+    except Exception as error:  # a stranger's builder may raise anything
+        raise RunError(f"{folder}: a part cannot be built: {type(error).__name__}: {error}") from error
+    network = GrownNetwork(host, seeds, {s.site.name: s.influence for s in found.seeds})
+    network = network.to(getattr(torch, found.dtype))
     try:
-        network.load_state_dict(read_tensors(folder / "weights.safetensors"))
+        network.load_state_dict(read_tensors(folder / WEIGHTS))
     except RuntimeError as error:
         raise RunError(f"{folder}: the weights do not fit the parts that are installed: {error}") from error
     return network.eval()
 
 
-def probe(path: str | Path) -> tuple[Tensor, Tensor]:
-    """The fixed batch and the outputs that a network gave for it when it was written."""
-    folder = Path(path)
-    found = read_tensors(
-        (folder if (folder / "grown.json").is_file() else folder / "grown") / "probe.safetensors"
-    )
-    return found["inputs"], found["outputs"]
+def _folder(path: str | Path) -> Path:
+    """The folder of the network: the one that was named, or the one in the run that was named."""
+    inner = Path(path) / "grown"
+    return inner if not (Path(path) / "grown.json").is_file() and inner.is_dir() else Path(path)
 
 
-def _seed(described: Mapping[str, Any]) -> Seed:
-    site = Site(**described["site"])
-    return build_seed(_part(described["blueprint"]), site, Blend[described["blend"].upper()])
+def _read(folder: Path) -> DescribedNetwork:
+    """The description, checked, and the other files against their hashes."""
+    path = folder / "grown.json"
+    table = read_json(path)
+    version = table.get("format") if isinstance(table, dict) else None
+    if version != FORMAT:
+        raise RunError(f"{path}: was written in the format {version}; this version reads {FORMAT}")
+    try:
+        found = strict.structure({k: v for k, v in table.items() if k != "format"}, DescribedNetwork)
+    except strict.RejectedError as error:
+        raise RunError(f"{path}: is malformed: {error}") from error
+    for name, expected in found.hashes.items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise RunError(f"{folder / name}: is missing or has changed since it was written")
+    return found
+
+
+def _check_sites(folder: Path, found: DescribedNetwork, host: Host) -> None:
+    """Every seed sits where the host has a place, and no two in one."""
+    names = [seed.site.name for seed in found.seeds]
+    for seed in found.seeds:
+        if seed.site not in host.sites or names.count(seed.site.name) > 1:
+            there = ", ".join(site.name for site in host.sites)
+            raise RunError(
+                f"{folder / 'grown.json'}: a seed sits at {seed.site.name!r}, which the host "
+                f"{found.host.name} does not have as described, or has only once; it has {there}"
+            )
+
+
+def _seed(folder: Path, described: DescribedSeed) -> Seed:
+    blend = Blend[described.blend.upper()]
+    return build_seed(_part(folder, described.blueprint), described.site, blend)
 
 
 def _described(part: Part) -> dict[str, Any]:
@@ -171,28 +188,28 @@ def _described(part: Part) -> dict[str, Any]:
         "settings": None
         if settings is None
         else {
-            "class": f"{type(settings).__module__}:{type(settings).__qualname__}",
+            "kind": f"{type(settings).__module__}:{type(settings).__qualname__}",
             "values": attrs.asdict(settings),
         },
     }
 
 
-def _part(described: Mapping[str, Any]) -> Part:
-    """A part from JSON; its code must be installed."""
-    owner = f"part {described['name']!r} of a grown network"
-    settings = described["settings"]
-    if settings is not None:
-        kind = cast(type, resolve(settings["class"], owner=owner))
+def _part(folder: Path, described: DescribedPart) -> Part:
+    """A part from its description; its code must be installed, and be a plugin's own."""
+    owner = f"{folder}: part {described.name!r}"
+    settings = None
+    if described.settings is not None:
+        kind = resolve_own(described.settings.kind, owner=owner)
+        if not isinstance(kind, type) or not attrs.has(kind):
+            raise RunError(f"{owner}: its settings {described.settings.kind!r} must be an attrs class")
         try:
-            settings = _CONVERTER.structure(settings["values"], kind)
-        except EsperError:
-            raise
-        except Exception as error:
-            raise RunError(
-                f"{owner}: its settings do not fit {described['settings']['class']}: {error}"
-            ) from error
-    call = cast(Any, resolve(described["build"], owner=owner))
-    return Part(name=described["name"], build=described["build"], call=call, settings=settings)
+            settings = strict.structure(described.settings.values, kind)
+        except strict.RejectedError as error:
+            raise RunError(f"{owner}: its settings do not fit {described.settings.kind}: {error}") from error
+    call = resolve_own(described.build, owner=owner)
+    if not callable(call):
+        raise RunError(f"{owner}: {described.build!r} must be a builder, not a {type(call).__name__}")
+    return Part(name=described.name, build=described.build, call=call, settings=settings)
 
 
 def _fill(module: torch.nn.Module, arrays: Mapping[str, Tensor], path: str, row: int) -> None:

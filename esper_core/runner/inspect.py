@@ -74,10 +74,10 @@ def inspect_task(config: Config, catalogue: Catalogue) -> Inspection:
         title="slots, in execution order, and the parameters that a seed would add", title_justify="left"
     )
     for heading in ("slot", "kind", "width", *space.blueprints):
-        table.add_column(heading)
+        table.add_column(Text(heading))
     for slot in slots:
         costs = [str(slot["seeds"].get(name, "-")) for name in space.blueprints]
-        table.add_row(slot["name"], slot["kind"], str(slot["width"]), *costs)
+        table.add_row(Text(slot["name"]), slot["kind"], str(slot["width"]), *costs)
     sizes = ", ".join(f"{size:,} to {name}" for name, size in data.items())
     head = Text(
         f"{config.task.name}: host {problem.host.name} with {count_parameters(host):,} parameters; "
@@ -88,14 +88,14 @@ def inspect_task(config: Config, catalogue: Catalogue) -> Inspection:
 
 def inspect_run(folder: RunFolder) -> Inspection:
     """Status, what grew where and when, and the comparison if there is one."""
-    manifest = read_json(folder.manifest)
+    manifest, status = read_json(folder.manifest), folder.status()
     lives = list(_lifecycle(folder))
     about = next((e for e in _events(folder) if e["kind"] == "run"), {})
     report = read_json(folder.report) if folder.report.exists() else None
     grown = read_json(folder.grown / "grown.json") if (folder.grown / "grown.json").exists() else None
-    facts = {
+    facts: dict[str, Any] = {
         "folder": str(folder.path),
-        "status": manifest["status"],
+        "status": status,
         "checkpoint": _checkpoint(folder),
         "host": {"parameters": about.get("host_parameters")},
         "slots": about.get("slots"),
@@ -104,10 +104,7 @@ def inspect_run(folder: RunFolder) -> Inspection:
         "report": report,
     }
     parts: list[RenderableType] = [
-        Text(
-            f"{folder.path}: {manifest['status']}, seed {manifest['seed']}, "
-            f"last checkpoint {facts['checkpoint']}"
-        )
+        Text(f"{folder.path}: {status}, seed {manifest['seed']}, last checkpoint {facts['checkpoint']}")
     ]
     if about:
         parts += _lanes(lives, about)

@@ -8,15 +8,17 @@ Neighbours: `phases.collect` plays epochs, `runner.checkpoint` saves, `runner.co
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 import numpy as np
+from torch import Tensor
 
 from esper_core.errors import EsperError, Interrupted, RunError
 from esper_core.phases import collect
 from esper_core.phases.collect import Episode
+from esper_core.plugin.protocols import Sink
 from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.checkpoint import Checkpoint
 from esper_core.runner.display.protocol import Display
@@ -24,8 +26,8 @@ from esper_core.runner.events import Events
 from esper_core.runner.files import write_json
 from esper_core.runner.folder import RunFolder
 from esper_core.runner.setup import Setup
-from esper_core.state.run import RoundSummary, RunState
-from esper_core.state.slots import Stage
+from esper_core.state.run import RoundSummary, RunState, best_of
+from esper_core.state.slots import SlotTable, Stage
 
 
 class _Stop:
@@ -59,13 +61,13 @@ def _stoppable() -> Iterator[_Stop]:
 class Loop:
     """A run between its folder and its result."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, display: Display, *, resumed: bool) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, display: Display) -> None:
         """Take everything over; nothing starts yet."""
         self._setup = setup
         self._cast = setup.cast
         self._folder = folder
         self._display = display
-        self._resumed = resumed
+        self._sinks: Mapping[str, Sink] = {}
         self._envs = np.arange(setup.config.run.envs)
 
     def run(self, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
@@ -78,38 +80,53 @@ class Loop:
             Interrupted: the user asked to stop; the round in play is dropped and repeated on resume.
             RunError: something failed; the message has the last checkpoint.
         """
-        config = self._setup.config
-        sinks = self._setup.sinks(self._folder.path, resumed=self._resumed)
-        events = Events(config.run.level, sinks, self._cast.program)
+        failure: str | None = "the process was told to exit"
         try:
             with _stoppable() as stop:
-                return self._play(events, stop, start)
+                arms = self._recorded(stop, start)
+            self._folder.mark("finished")
+            failure = None
         except (Interrupted, KeyboardInterrupt) as error:
-            self._folder.mark("interrupted")
+            failure = None
+            with suppress(OSError, RunError):
+                self._folder.mark("interrupted")
             raise Interrupted(self._where("stopped")) from error
-        except EsperError as error:
-            self._folder.mark("failed", error=str(error))
-            raise type(error)(f"{error}\n{self._where('failed')}") from error
         except Exception as error:
-            self._folder.mark("failed", error=f"{type(error).__name__}: {error}")
-            raise RunError(f"{type(error).__name__}: {error}\n{self._where('failed')}") from error
+            expected = isinstance(error, EsperError)
+            failure = str(error) if expected else f"{type(error).__name__}: {error}"
+            kind = type(error) if expected else RunError
+            raise kind(f"{failure}\n{self._where('failed')}") from error
         finally:
+            if failure is not None:
+                # The disk may be full, which must not hide what came first.
+                with suppress(OSError, RunError):
+                    self._folder.mark("failed", error=failure)
             self._display.close()
-            events.close()
             self._cast.device.close()
+        self._display.finish(arms, self._cast.program.problem, self._folder)
+        return arms
+
+    def _recorded(self, stop: _Stop, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
+        """Play with sinks that are open; closing them after a failure does not hide it."""
+        self._sinks = self._setup.sinks(self._folder.path, start.sinks if start is not None else {})
+        events = Events(self._setup.config.run.level, self._sinks.values(), self._cast.program)
+        hidden: tuple[type[Exception], ...] = (Exception,)
+        try:
+            arms = self._play(events, stop, start)
+            hidden = ()
+        finally:
+            with suppress(*hidden):
+                events.close()
+        return arms
 
     def _play(self, events: Events, stop: _Stop, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
         config = self._setup.config
         if start is None:
             events.send("run", **self._about())
-            start = Checkpoint(
-                state=RunState(),
-                slots=None,
-                tensors={},
-                policy=dict(self._cast.policy.state()),
-                events_bytes=0,
-            )
+            start = self._checkpoint(RunState(), None, {})
             self._save(start)
+        else:
+            self._cast.policy.restore(start.policy)
         state = start.state
         episode = None
         self._display.begin(config, self._cast.program, self._folder, start.state.rounds_done)
@@ -119,15 +136,7 @@ class Loop:
             state = RunState(rounds_done=round_index + 1, history=(*state.history, summary))
             events.send("round", round=round_index, envs=self._envs, **_round_fields(summary))
             self._display.round(summary)
-            self._save(
-                Checkpoint(
-                    state=state,
-                    slots=episode.slots,
-                    tensors=self._cast.device.export(episode.tensors),
-                    policy=dict(self._cast.policy.state()),
-                    events_bytes=0,
-                )
-            )
+            self._save(self._checkpoint(state, episode.slots, self._cast.device.export(episode.tensors)))
         return self._finish(episode or self._restored(start), events, stop)
 
     def _round(self, round_index: int, events: Events, stop: _Stop) -> Episode:
@@ -160,7 +169,7 @@ class Loop:
     def _finish(self, episode: Episode, events: Events, stop: _Stop) -> Mapping[str, compare.Arm]:
         """Export the best network, play the other arms, write the report."""
         program, device = self._cast.program, self._cast.device
-        env = compare.best(episode.signals)
+        env = best_of(episode.signals.committed)
         network = grown.network_of(program, device.export(episode.tensors), episode.slots, env)
         grown.save(self._folder.grown, network, program, episode.slots, env)
 
@@ -173,19 +182,22 @@ class Loop:
         table = {name: attrs.asdict(arm) for name, arm in arms.items()}
         write_json(self._folder.report, {"score": program.problem.score_name, "arms": table})
         events.send("result", score=program.problem.score_name, arms=table)
-        self._folder.mark("finished")
-        self._display.finish(arms, program.problem, self._folder)
         return arms
 
     def _summary(self, episode: Episode) -> RoundSummary:
         committed = np.where(episode.slots.stage == Stage.FOSSILIZED, episode.slots.parameters, 0)
         return RoundSummary.of(episode.round_index, episode.rollout, committed.sum(axis=1))
 
+    def _checkpoint(
+        self, state: RunState, slots: SlotTable | None, tensors: Mapping[str, Tensor]
+    ) -> Checkpoint:
+        policy = dict(self._cast.policy.state())
+        positions = {name: sink.position() for name, sink in self._sinks.items()}
+        return Checkpoint(state=state, slots=slots, tensors=tensors, policy=policy, sinks=positions)
+
     def _save(self, state: Checkpoint) -> None:
-        events = self._folder.events
-        size = events.stat().st_size if events.exists() else 0
         keep = self._setup.config.run.keep_checkpoints
-        checkpoint.save(self._folder.checkpoints, attrs.evolve(state, events_bytes=size), keep)
+        checkpoint.save(self._folder.checkpoints, state, keep)
         self._folder.policy.mkdir(exist_ok=True)
         chosen = self._setup.config.policy
         write_json(self._folder.policy / "policy.json", {"name": chosen.name, "state": dict(state.policy)})

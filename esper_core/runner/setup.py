@@ -5,7 +5,7 @@ slots, blueprints that fit nowhere), and puts the program together.
 Neighbours: `runner.config` before, `runner.loop` after.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,11 +53,15 @@ class Setup:
     static: Policy
     host: Host
 
-    def sinks(self, folder: Path, *, resumed: bool) -> list[Sink]:
-        """The receivers of events."""
-        context = SinkContext(folder=folder, resumed=resumed)
-        parts = [part(self.catalogue, "sink", name, s) for name, s in self.config.sink.items()]
-        return [cast(Sink, make(p, "sink", context)) for p in parts]
+    def sinks(self, folder: Path, positions: Mapping[str, int]) -> dict[str, Sink]:
+        """The receivers of events by name, each where a checkpoint saw it; a new run has no positions."""
+        contexts = {
+            name: SinkContext(folder=folder, resume_at=positions.get(name)) for name in self.config.sink
+        }
+        return {
+            name: cast(Sink, make(part(self.catalogue, "sink", name, settings), "sink", contexts[name]))
+            for name, settings in self.config.sink.items()
+        }
 
 
 def program_of(config: Config, catalogue: Catalogue) -> tuple[Program, Host]:
@@ -181,7 +185,7 @@ def _check_seeds(
 ) -> None:
     """Build every seed once, so that a broken blueprint stops the run before it starts."""
     with torch.no_grad(), keyed_generator(0):
-        found = features(host.eval(), problem.fit.inputs[:2])
+        found = features(host.eval(), _as_read(problem.fit.inputs[:2], host))
         for s, p in np.argwhere(cost[:, :, 0] >= 0).tolist():
             where = f"blueprint {parts[p].name} at {host.sites[s].name!r}"
             try:
@@ -193,6 +197,12 @@ def _check_seeds(
                 raise PluginError(
                     f"{where}: its change is not finite or does not keep the shape of its input"
                 )
+
+
+def _as_read(inputs: torch.Tensor, host: Host) -> torch.Tensor:
+    """Inputs in the precision of a host's parameters; whole numbers stay what they are."""
+    precision = next((p.dtype for p in host.parameters()), inputs.dtype)
+    return inputs.to(precision) if inputs.is_floating_point() else inputs
 
 
 def _check_sizes(config: Config, problem: Problem) -> None:

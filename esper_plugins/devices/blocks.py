@@ -24,13 +24,11 @@ class Layout:
         names: of the trainable parameters.
         shapes: theirs.
         buffers: names of the buffers (and of parameters that do not train).
-        ties: further names of parameters that are shared, with the name that they are listed under.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     buffers: tuple[str, ...]
-    ties: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, module: nn.Module) -> "Layout":
@@ -38,17 +36,10 @@ class Layout:
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
         buffers = [name for name, _ in module.named_buffers()]
-        listed = {id(p): name for name, p in module.named_parameters()}
-        ties = [
-            (name, listed[id(p)])
-            for name, p in module.named_parameters(remove_duplicate=False)
-            if listed[id(p)] != name
-        ]
         return cls(
             names=tuple(trainable),
             shapes=tuple(p.shape for p in trainable.values()),
             buffers=(*fixed, *buffers),
-            ties=tuple(ties),
         )
 
     def expect(self, module: nn.Module) -> None:
@@ -171,24 +162,20 @@ class Block:
 def bind(module: nn.Module, block: Block, row: int) -> list[nn.Parameter]:
     """Make a module's parameters and buffers views of a row, and return its trainable parameters.
 
-    Training the module then trains the row; nothing is copied in a step.
+    Training the module then trains the row; nothing is copied in a step. The tensors stay the objects that
+    they are, so that whatever else refers to them (shared parameters, a module's own list) goes on to.
+
+    Args:
+        module: with the block's dtype and device.
+        block: of its structure.
+        row: which row.
     """
-    fixed_names = {name for name, p in module.named_parameters() if not p.requires_grad}
-    bound: dict[str, nn.Parameter] = {}
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, view in zip(block.layout.names, block.layout.views(block.values[row]), strict=True):
-        bound[name] = nn.Parameter(view)
-        _place(module, name, bound[name])
+        named[name].data = view
     for name, buffer in block.buffers.items():
-        view = buffer[row]
-        _place(module, name, nn.Parameter(view, requires_grad=False) if name in fixed_names else view)
-    for alias, name in block.layout.ties:
-        _place(module, alias, module.get_parameter(name))
-    return list(bound.values())
-
-
-def _place(module: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(path), leaf, tensor)
+        named[name].data = buffer[row]
+    return [module.get_parameter(name) for name in block.layout.names]
 
 
 def _cast(buffer: Tensor, like: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from attrs.validators import ge, le
 class Single:
     """Settings of `esper/single`."""
 
-    executor: Literal["loop"] = "loop"
-    """How the environments of one device are executed."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of parameters, data and arithmetic."""
     place: str = "cpu"

@@ -70,6 +70,7 @@ class SingleDevice:
         """What has to be equal for results to be equal bit for bit."""
         return {
             "strategy": "single",
+            "executor": "loop",
             **attrs.asdict(self._settings),
             "torch": torch.__version__,
             "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -77,7 +78,7 @@ class SingleDevice:
 
     def start(self, envs: Ints, round_index: int) -> LoopTensors:
         """Newborn hosts; see the protocol."""
-        hosts = [self._program.host(round_index, int(env)) for env in envs]
+        hosts = [self._program.host(round_index, int(env)).to(self._like) for env in envs]
         layout = Layout.of(hosts[0])
         block = Block.of(hosts, layout, STATE[self._program.train.host.name], self._like)
         numbers = tuple(int(env) for env in envs)
@@ -283,7 +284,6 @@ def _read(epoch: Epoch, tensors: LoopTensors, plan: TrainPlan) -> TrainCounts:
     seeds = unsampled(*plan.influence.shape)
     for key, packed in zip(pools, rest, strict=True):
         seeds[:, list(tensors.pools[key].envs), key.site] = packed
-    seeds[:, ~plan.training] = unsampled(1)
     return TrainCounts(
         loss_sum=tally[0],
         score_sum=tally[1],

@@ -40,6 +40,9 @@ class Random:
         """It learns nothing."""
         return {}
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """There is nothing to go on with."""
+
 
 def pick(mask: Bools, uniform: Floats) -> Ints:
     """Uniform choice among the true entries of each row; 0 where there is none.

@@ -8,6 +8,7 @@ import numpy as np
 
 from esper_core.plugin import (
     HEADS,
+    HEADS_OF,
     ActionSpace,
     Bools,
     Choice,
@@ -66,6 +67,9 @@ class Script:
         """It learns nothing."""
         return {}
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """There is nothing to go on with."""
+
 
 def _follows(step: ScriptStep, envs: int) -> Bools:
     return np.isin(np.arange(envs), step.envs) if step.envs else np.ones(envs, np.bool_)
@@ -89,7 +93,8 @@ def _translate(number: int, step: ScriptStep, context: PolicyContext) -> dict[st
         raise ConfigError(
             f"{where}: op = 'germinate' needs a blueprint; one of {', '.join(space.blueprints)}"
         )
-    heads = {"op": int(Op[step.op.upper().replace("-", "_")])}
+    op = Op[step.op.upper().replace("-", "_")]
+    heads = {"op": int(op)}
     choices: dict[str, tuple[Any, Sequence[Any]]] = {
         "slot": (step.slot, space.slots),
         "blueprint": (_full(step.blueprint, space), space.blueprints),
@@ -98,6 +103,12 @@ def _translate(number: int, step: ScriptStep, context: PolicyContext) -> dict[st
         "target": (step.target, space.targets.tolist()),
         "speed": (step.speed, space.speeds.tolist()),
     }
+    unused = [head for head, (value, _) in choices.items() if value is not None and head not in HEADS_OF[op]]
+    if unused:
+        raise ConfigError(
+            f"{where}: op = {step.op!r} does not use {', '.join(unused)}; "
+            f"it uses {', '.join(HEADS_OF[op][1:])}"
+        )
     for head, (value, valid) in choices.items():
         heads[head] = 0 if value is None else _index(f"{where}.{head}", value, valid)
     _refuse_misfit(where, step, heads, space)

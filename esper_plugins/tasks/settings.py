@@ -5,6 +5,8 @@ from typing import Literal
 from attrs import field, frozen
 from attrs.validators import ge, gt, in_
 
+from esper_core.plugin import finite
+
 
 @frozen(kw_only=True)
 class Digits:
@@ -39,9 +41,9 @@ class Spirals:
     """Points in all; three fifths to fit, one to validate, one to report."""
     arms: int = field(default=2, validator=[ge(2), in_(range(2, 9))])
     """Spirals, one class each."""
-    turns: float = field(default=1.0, validator=gt(0.0))
+    turns: float = field(default=1.0, validator=[gt(0.0), finite])
     """Turns of every spiral."""
-    noise: float = field(default=0.05, validator=ge(0.0))
+    noise: float = field(default=0.05, validator=[ge(0.0), finite])
     """Standard deviation of the points, relative to the radius of the picture."""
     width: int = field(default=8, validator=ge(1))
     """Units of every block of the host."""

@@ -14,16 +14,17 @@ import esper_core
 from esper_core.cli import main
 from esper_core.errors import ConfigError
 
-NOTHING: dict[str, Any] = {"sets": (), "flags": {}, "out": None, "display": "auto", "no_plugins": False}
+FLAGS: dict[str, Any] = dict.fromkeys(("seed", "rounds", "envs", "policy"))
+NOTHING: dict[str, Any] = {**FLAGS, "sets": (), "out": None, "display": "auto", "no_plugins": False}
 
 RUN = {
     "nothing": ([], {}),
     "--set": (["--set", "a.b=1", "--set", "c=d"], {"sets": ("a.b=1", "c=d")}),
     "--out": (["--out", "here"], {"out": Path("here")}),
-    "--seed": (["--seed", "0"], {"flags": {"run.seed": 0}}),
-    "--rounds": (["--rounds", "3"], {"flags": {"run.rounds": 3}}),
-    "--envs": (["--envs", "2"], {"flags": {"run.envs": 2}}),
-    "--policy": (["--policy", "random"], {"flags": {"policy": "random"}}),
+    "--seed": (["--seed", "0"], {"seed": 0}),
+    "--rounds": (["--rounds", "3"], {"rounds": 3}),
+    "--envs": (["--envs", "2"], {"envs": 2}),
+    "--policy": (["--policy", "random"], {"policy": "random"}),
     "--quiet": (["--quiet"], {"display": "quiet"}),
     "--plain": (["--plain"], {"display": "plain"}),
     "--json": (["--json"], {"display": "json"}),
@@ -48,7 +49,10 @@ RUN = {
         {
             "sets": ("a=1",),
             "out": Path("o"),
-            "flags": {"run.seed": 1, "run.rounds": 2, "run.envs": 3, "policy": "p.toml"},
+            "seed": 1,
+            "rounds": 2,
+            "envs": 3,
+            "policy": "p.toml",
             "display": "json",
             "no_plugins": True,
         },
@@ -175,7 +179,8 @@ def test_flags_are_checked_like_everything_else(
 ) -> None:
     from esper_core.runner import config
 
-    def fake(source: str, *, sets: Any, flags: Any, no_plugins: bool, **_: Any) -> None:
+    def fake(source: str, *, sets: Any, policy: Any, no_plugins: bool, **given: Any) -> None:
+        flags = {"policy": policy, **{f"run.{key}": given[key] for key in ("seed", "rounds", "envs")}}
         catalogue = config.catalogue_for(source, sets=sets, no_plugins=no_plugins)
         config.load(source, sets=sets, flags=flags, catalogue=catalogue)
         raise AssertionError("the configuration was accepted")

@@ -5,14 +5,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 from torch import Tensor
-from worlds import (
-    lively,
-    pictures,
-    plan_of,
-    rows_of,
-    spirals,
-    table_of,
-)
+from worlds import lively, pictures, plan_of, rows_of, spirals, table_of
 
 from esper_core.model.problem import Problem, Split
 from esper_core.model.program import Program

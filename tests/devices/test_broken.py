@@ -5,18 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from hand_made import SEEDS, World, batches, spoiled, train_of
 from torch import Tensor, nn
-from worlds import (
-    assert_same,
-    cast_of,
-    digits,
-    play,
-    program,
-    script,
-    step,
-    table_of,
-)
+from worlds import assert_same, cast_of, digits, play, program, script, step, table_of
 
 from esper_core.model.hosts import Site
 from esper_core.model.parts import Part
@@ -52,6 +44,26 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_stays_at_home(
     assert_same(hit.rows(0), skipped.rows(0))
     assert counts.host.nonfinite.tolist() == [1, 0]
     assert counts.host.culprit[0] >= 0
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_even_if_its_gradient_is() -> None:
+    """An infinite constant in the loss of some samples: gradients are finite, and no step is taken."""
+    make, seeds = SEEDS["mlp"]
+    problem = make()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return problem.loss(outputs, targets) + torch.where(targets == 1, torch.inf, 0.0)
+
+    world = World(program(evolve(problem, loss=loss), train=train_of()), 2, *seeds)
+    indices = batches(2, 1)
+    indices[1] = np.flatnonzero(problem.fit.targets.numpy() == 0)[:8]
+    before = [world.rows(env) for env in range(2)]
+    counts = world.train(indices)
+    assert counts.bad_losses.tolist() == [1, 0]
+    assert not counts.host.nonfinite.any()
+    assert_same(world.rows(0), before[0])
+    weight = "host/parameters/segments.0.0.weight"
+    assert not torch.equal(world.rows(1)[weight], before[1][weight])
 
 
 class Fragile(nn.Module):

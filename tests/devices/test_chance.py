@@ -7,15 +7,7 @@ import pytest
 import torch
 from hand_made import World, batches, train_of
 from torch import nn
-from worlds import (
-    assert_same,
-    cast_of,
-    pictures,
-    play,
-    program,
-    script,
-    step,
-)
+from worlds import assert_same, cast_of, pictures, play, program, script, step
 
 from esper_core.model.hosts import Site
 from esper_core.model.parts import Part

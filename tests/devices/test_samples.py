@@ -7,14 +7,7 @@ import pytest
 import torch
 from hand_made import World, batches, train_of
 from torch import nn
-from worlds import (
-    cast_of,
-    digits,
-    epochs,
-    play,
-    program,
-    spirals,
-)
+from worlds import cast_of, digits, epochs, play, program, spirals
 
 from esper_core.state.settings import TrainSettings
 from esper_plugins.policies import static

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 from hand_made import PLAIN, SEEDS, World, batches, spoiled, train_of
-from worlds import (
-    EVERYTHING,
-    cast_of,
-    epochs,
-    program,
-    script,
-    spirals,
-    step,
-)
+from worlds import EVERYTHING, cast_of, epochs, program, script, spirals, step
 
 from esper_core.state.settings import GrowthSettings
 from esper_core.state.slots import Stage

@@ -120,6 +120,34 @@ def test_rows_are_taken_and_joined_as_copies() -> None:
     assert bool(block.values.any())
 
 
+class Hoarder(nn.Module):
+    """A module that keeps its tensors in a list of its own, and some recurrent layers, which do so too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.lstm = nn.Linear(3, 4), nn.LSTM(4, 2, batch_first=True)
+        self.mine = [self.layer.weight, self.layer.bias]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.lstm(nn.functional.linear(x, *self.mine).unsqueeze(1).expand(-1, 2, -1))[0]
+        return h
+
+
+def test_a_module_may_refer_to_its_tensors_in_any_way() -> None:
+    torch.manual_seed(0)
+    modules: list[nn.Module] = [Hoarder().double() for _ in range(2)]
+    x = torch.randn(5, 3, dtype=torch.float64)
+    expected = [module(x) for module in modules]
+    block = Block.of(modules, Layout.of(modules[0]), (), LIKE)
+    for row, module in enumerate(modules):
+        bound = bind(module, block, row)
+        assert torch.equal(module(x), expected[row])
+        assert all(bool(g.any()) for g in torch.autograd.grad(module(x).sum(), bound))
+    block.values[0] *= 0.5
+    assert not torch.allclose(modules[0](x), expected[0])
+    assert torch.equal(modules[1](x), expected[1])
+
+
 class Other(Mixed):
     def __init__(self, change: str) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from pages import NAMES, ROOT, code, page, words_of_code
 from esper_core.rules import gates
 from esper_core.runner.compare import ARMS
 from esper_core.runner.config.records import SECTIONS
-from esper_core.runner.config.strict import leaves
+from esper_core.runner.strict import leaves
 from esper_core.state.actions import HEADS_OF, Blend, Op, name_of
 from esper_core.state.slots import LIVE, Stage
 

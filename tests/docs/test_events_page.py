@@ -114,7 +114,7 @@ def test_an_escalation_ends(level: str, deep: int) -> None:
     """One bad epoch: it and the next four are deep at `normal`; another level is not touched by it."""
     world = program(spirals())
     cast = cast_of(world, script())
-    (episode, report), *_ = epochs(cast)
+    *_, (episode, report) = epochs(cast)
     sink = Received()
     sent = Events(level, [sink], world)
     bad = attrs.evolve(report, counts=attrs.evolve(report.counts, bad_losses=np.asarray([1])))

@@ -5,17 +5,13 @@ import re
 from importlib import import_module
 from typing import Any
 
-import attrs
-import numpy as np
 import pytest
 from pages import ROOT, code, page
 
-from esper_core.plugin import Decision, Evidence, HostSignals, SlotTable, Stage, TrainSettings, Transition
+from esper_core.plugin import TrainSettings
 from esper_core.rules import ramps, schedules
 from esper_core.rules.randomness import Purpose
 from esper_core.state.actions import Curve, name_of
-from esper_plugins.rewards import shipped
-from esper_plugins.rewards.settings import Shipped
 
 PAGE = page("docs/mathematics.md")
 
@@ -77,43 +73,3 @@ def test_a_warm_up_rises_in_a_straight_line_and_the_decay_begins_after_it() -> N
     rates = schedules.rates(settings, 0, 10)
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4:] == pytest.approx([1 - n / 6 for n in range(6)])
-
-
-@pytest.mark.acceptance("ME-05")
-@pytest.mark.parametrize("epochs", [1, 2, 5])
-def test_the_reward_telescopes_and_pays_its_end_once(epochs: int) -> None:
-    """The sum is c - s_0 - rent, by hand; the terminal components are paid in the last epoch only."""
-    family = shipped.build(Shipped(rent=0.5))
-    score = np.random.default_rng(0).random((epochs, 2))
-    committed = np.asarray([0.9, 0.2])
-    slots = attrs.evolve(
-        SlotTable.empty(2, 2),
-        stage=np.asarray([[Stage.FOSSILIZED, Stage.TRAINING], [Stage.HOLDING, Stage.DORMANT]], np.int64),
-        parameters=np.asarray([[30, 7], [11, 0]]),
-    )
-    total, last = np.zeros(2), HostSignals.unknown(2)
-    for epoch in range(epochs):
-        now = attrs.evolve(HostSignals.unknown(2), score=score[epoch], committed=committed)
-        paid = family.components(_transition(epoch, epochs, slots, last, now))
-        assert (paid["rent"][0] != 0) == (epoch == epochs - 1)
-        assert (paid["shipped"] != 0).any() == (epoch == epochs - 1)
-        total += sum(paid.values())
-        last = now
-    assert total == pytest.approx(committed - score[0] - 0.5 * np.asarray([30, 0]) / 100)
-
-
-def _transition(
-    epoch: int, epochs: int, slots: SlotTable, before: HostSignals, after: HostSignals
-) -> Transition:
-    return Transition(
-        epoch=epoch,
-        epochs=epochs,
-        before=slots,
-        after=slots,
-        signals_before=before,
-        signals=after,
-        evidence=Evidence.unknown(2, 2),
-        decision=Decision.wait(2),
-        refused=np.zeros(2, np.int64),
-        host_parameters=100,
-    )

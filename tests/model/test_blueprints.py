@@ -189,24 +189,10 @@ class _Serial(_Zeroed):
         self.register_buffer("number", torch.tensor(float(next(self.numbers))))
 
 
-class _Reading(_Zeroed):
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.scale = float(torch.rand(()))
-
-
 class _Random(_Zeroed):
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        if not self.layer.weight.is_meta:
-            self.extra = nn.Parameter(torch.zeros(int(torch.randint(1, 1000, ()))))
-
-
-class _Cheaper(_Zeroed):
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        if not self.layer.weight.is_meta:
-            self.extra = nn.Parameter(torch.zeros(3))
+        self.extra = nn.Parameter(torch.zeros(int(torch.randint(1, 1000, ()))))
 
 
 BROKEN = {
@@ -229,9 +215,7 @@ BROKEN = {
     "legacy": (_Legacy, "global generator of Python or NumPy"),
     "python": (_Python, "global generator of Python or NumPy"),
     "serial": (_Serial, "two seeds with one key differ"),
-    "reading": (_Reading, "cannot be built on the meta device"),
     "random": (_Random, "two seeds have different parameters or buffers"),
-    "cheaper": (_Cheaper, "it counts 20 parameters on the meta device and 23 on the CPU"),
 }
 
 

@@ -236,6 +236,15 @@ def test_the_estimator_is_unbiased_and_always_efficient(stages: tuple[Stage, ...
     assert (np.abs(estimates - exact).max(axis=0) > 10 * error).any()
 
 
+def test_orders_come_in_pairs() -> None:
+    """An order and its reverse: what one puts before a player, the other puts behind (antithetic draws)."""
+    everyone = set(range(6))
+    for epoch in range(20):
+        on = ask(table((HOLDING,) * 6), epoch).plan.influence[0] > 0
+        drawn = {frozenset(np.flatnonzero(row).tolist()) for row in on if 2 <= row.sum() <= 4}
+        assert drawn == {frozenset(everyone - prefix) for prefix in drawn}
+
+
 def test_the_error_of_an_estimate_covers_the_choice_of_orders() -> None:
     """Its share for the choice of orders is that of the mean of `PAIRS` independent pairs."""
     slots, play = table((HOLDING,) * 6), game(5, binary=False)

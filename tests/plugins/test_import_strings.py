@@ -6,7 +6,7 @@ import pytest
 from distributions import install
 
 from esper_core.errors import PluginError
-from esper_core.plugin.imports import read_text, resolve
+from esper_core.plugin.imports import read_text, resolve, resolve_own
 
 
 @pytest.fixture
@@ -89,3 +89,25 @@ def test_an_interrupt_during_the_import_goes_through(site: Path) -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(PluginError, match=r"cannot load 'acme_esper:gone\.toml': FileNotFoundError"):
         read_text("acme_esper:gone.toml", owner="x")
+
+
+def test_the_core_is_no_plugins_code_even_where_one_distribution_has_both(site: Path) -> None:
+    """As in a wheel of Esper itself, whose list of files has the core and the plugin."""
+    core = {"esper_core/errors.py": "", "acme_esper/__init__.py": ""}
+    install(site, "acme-esper", entry_points={"acme": "acme_esper"}, files={"acme_esper/__init__.py": ""})
+    (site / "acme_esper-1.0.dist-info" / "RECORD").write_text("".join(f"{file},,\n" for file in core))
+    with pytest.raises(PluginError, match="provides the package 'esper_core'"):
+        resolve("esper_core.errors:EsperError", owner="x")
+
+
+def test_what_a_plugin_only_imported_is_not_its_own(site: Path) -> None:
+    source = (
+        "from os import system\nfrom subprocess import Popen\nimport os\ndef build(): ...\nclass Record: ..."
+    )
+    install(site, "acme-esper", entry_points={"acme": "acme_esper"}, files={"acme_esper/__init__.py": source})
+    for name in ("build", "Record"):
+        assert resolve_own(f"acme_esper:{name}", owner="x")
+    for name, home in (("system", "posix"), ("Popen", "subprocess"), ("os", "nowhere")):
+        assert resolve(f"acme_esper:{name}", owner="x")
+        with pytest.raises(PluginError, match=rf"x: 'acme_esper:{name} \(defined in {home}\)' is not loaded"):
+            resolve_own(f"acme_esper:{name}", owner="x")

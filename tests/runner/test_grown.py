@@ -12,10 +12,17 @@ from small_runs import SMALL
 
 import esper_core
 from esper_core.errors import PluginError, RunError
-from esper_core.runner import checkpoint, grown
+from esper_core.runner import checkpoint
 from esper_core.runner.config import catalogue_for, load
+from esper_core.runner.files import read_tensors
 from esper_core.runner.setup import assemble
 from esper_core.state.plans import EvalPlan
+
+
+def probe(run: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The fixed batch and the outputs that the network gave for it when it was written."""
+    found = read_tensors(run / "grown" / "probe.safetensors")
+    return found["inputs"], found["outputs"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_reproduces_the_recorded_outputs_exactly(folder: Path) -> None:
     network = esper_core.load_grown(folder)
-    inputs, outputs = grown.probe(folder)
+    inputs, outputs = probe(folder)
     with torch.no_grad():
         assert torch.equal(network(inputs), outputs)
     assert len(network.seeds) == 1
@@ -67,7 +74,7 @@ def test_it_needs_no_run_and_no_plugin_manager(folder: Path) -> None:
 
 def test_it_trains_like_any_module(folder: Path) -> None:
     network = esper_core.load_grown(folder).train()
-    inputs, _ = grown.probe(folder)
+    inputs, _ = probe(folder)
     network(inputs).square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
@@ -108,10 +115,10 @@ def test_influence_below_one_is_kept(tmp_path: Path) -> None:
         step.format(0, "germinate", more) + step.format(1, "advance", "") + step.format(2, "fossilize", "")
     )
     sets = [*SMALL, 'growth.blends=["gate"]', "growth.min_contribution=-1.0", "growth.training_dwell=0.1"]
-    result = esper_core.run("spirals", sets=sets, flags={"policy": str(script)}, out=tmp_path / "run")
+    result = esper_core.run("spirals", sets=sets, policy=script, out=tmp_path / "run")
     network = esper_core.load_grown(result.folder)
     assert network.influence == {"block1": 0.5}
-    inputs, outputs = grown.probe(result.folder)
+    inputs, outputs = probe(result.folder)
     with torch.no_grad():
         assert torch.equal(network(inputs), outputs)
         plain = inputs

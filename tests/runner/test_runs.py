@@ -60,6 +60,7 @@ def test_the_folder_holds_everything(tmp_path: Path) -> None:
         "policy",
         "grown",
         "report.json",
+        "run.lock",
     }
     assert names == expected
     manifest = json.loads((result.folder / "manifest.json").read_text())
@@ -190,4 +191,15 @@ def test_a_script_that_names_an_unknown_slot_or_blueprint_is_refused(tmp_path: P
     ):
         script.write_text(step.format(slot, blueprint))
         with pytest.raises(esper_core.ConfigError, match=message):
-            esper_core.run("spirals", sets=SMALL, flags={"policy": str(script)}, out=tmp_path / "run")
+            esper_core.run("spirals", sets=SMALL, policy=script, out=tmp_path / "run")
+
+
+def test_freezing_what_is_committed_does_not_freeze_the_arms_of_the_comparison(tmp_path: Path) -> None:
+    """Their seeds are committed from the start, and still have to be trained."""
+    sets = [*SMALL, "train.epochs=12"]
+    found = [
+        esper_core.run("spirals", sets=[*sets, f"growth.freeze_fossils={frozen}"], out=tmp_path / frozen).arms
+        for frozen in ("false", "true")
+    ]
+    assert found[0]["everywhere"] == found[1]["everywhere"]
+    assert found[1]["everywhere"].validation != found[1]["static"].validation

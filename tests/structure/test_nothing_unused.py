@@ -23,7 +23,6 @@ WRITTEN_WHOLE = {
     ("Evidence", "gradient_norm"): "events of the kind seeds",
     ("GradientStatistics", "largest"): "events of the kind gradients",
     ("GradientStatistics", "smallest"): "events of the kind gradients",
-    ("Single", "executor"): "fingerprint; it has one value so far, so nothing can choose by it",
 }
 """Fields that no line of code names, because the record is written as a whole; `tests/docs` checks that."""
 CALLED_FROM_OUTSIDE = {
@@ -32,6 +31,7 @@ CALLED_FROM_OUTSIDE = {
     "list_commands",  # by click
     "get_command",  # by click
     "format_commands",  # by click
+    "on_broken_pipe",  # by rich
     "__getattr__",
     "__dir__",
     "ESPER_API",  # by the loader, by its name as a text
@@ -55,14 +55,14 @@ def test_every_field_of_every_record_is_read_somewhere() -> None:
 @pytest.mark.acceptance("X-12")
 def test_every_function_class_and_constant_is_used() -> None:
     """By other code, by an import string of a hook, or as a name of the public surface."""
-    used = _words_used()
-    surface = {*esper_core._HOME, *esper_core.plugin._HOME, *HOOKS}
+    asked = {module.name: _used_in(module) | _imported_by(module) for module in modules()}
+    surface = {*esper_core._HOME, *esper_core.plugin._HOME, *HOOKS} | CALLED_FROM_OUTSIDE
     unused = [
         f"{module.at(node)} {name}"
         for module in modules()
         if module.room != "esper_core.testing"
         for name, node in _definitions(module)
-        if name not in used | surface | CALLED_FROM_OUTSIDE and not _is_validator(node)
+        if name not in surface and not _is_registered(node) and not _is_used(module, name, node, asked)
     ]
     assert unused == []
 
@@ -111,7 +111,7 @@ def test_every_option_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monke
         esper_core.run({"task": {"name": "spirals"}, "train": train}, sets=small, out=tmp_path / name)
     esper_core.inspect("digits")
     options = {(r.__name__, field.name) for r in SETTINGS for field in attrs.fields(r)}
-    assert options - read == {("Single", "executor")}
+    assert not options - read
 
 
 def _counting(record: type, read: set[tuple[str, str]]) -> Any:
@@ -148,18 +148,42 @@ def _names_read(sources: Any) -> set[str]:
 
 def _words_used() -> set[str]:
     """Names that some code reads, imports, or names in an import string."""
-    words: set[str] = set()
-    for module in modules():
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                words.add(node.id)
-            elif isinstance(node, ast.Attribute):
-                words.add(node.attr)
-            elif isinstance(node, ast.ImportFrom) and "_HOME" not in module.path.read_text():
-                words.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words.update(re.findall(r"^[\w.]+:(\w+)$", node.value))
-    return words
+    return {name for module in modules() for name in _used_in(module) | _imported_by(module)}
+
+
+def _used_in(module: Module) -> set[str]:
+    """Names that a module reads, and attributes."""
+    read = {n.id for n in ast.walk(module.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return read | {node.attr for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)}
+
+
+def _imported_by(module: Module) -> set[str]:
+    """`name`, `module.name` and `module:name`, where a module asks another one for a name."""
+    found: set[str] = set()
+    called = {
+        alias.asname: alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and "_HOME" not in _used_in(module):
+            found.update(word for alias in node.names for word in (alias.name, f"{node.module}:{alias.name}"))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f"{called.get(node.value.id, node.value.id)}.{node.attr}")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.update(re.findall(r"^[\w.]+:\w+$", node.value))
+    return found
+
+
+def _is_used(module: Module, name: str, node: ast.stmt, asked: Mapping[str, set[str]]) -> bool:
+    """Whether anybody reads a name: its own module, or another one that asks this module for it."""
+    if node not in module.tree.body:  # a method, reached through any object
+        return any(name in attributes for attributes in asked.values())
+    wanted = {f"{module.name}:{name}", f"{module.name.split('.')[-1]}.{name}"}
+    outside = (words for other, words in asked.items() if other != module.name)
+    return name in _used_in(module) or any(wanted & words for words in outside)
 
 
 def _definitions(module: Module) -> Iterator[tuple[str, ast.stmt]]:
@@ -176,10 +200,10 @@ def _definitions(module: Module) -> Iterator[tuple[str, ast.stmt]]:
                         yield target.id, node
 
 
-def _is_validator(node: ast.stmt) -> bool:
-    """A method that attrs calls: `@field.validator` or `@field.default`."""
+def _is_registered(node: ast.stmt) -> bool:
+    """Handed to somebody by a decorator: `@field.validator` to attrs, `@group.command()` to click."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return any(ast.unparse(d).endswith((".validator", ".default")) for d in decorators)
+    return any(ast.unparse(d).endswith((".validator", ".default", ".command()")) for d in decorators)
 
 
 def test_the_exceptions_name_fields_that_exist() -> None:

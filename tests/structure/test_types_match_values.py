@@ -8,7 +8,7 @@ import pytest
 from settings_classes import SETTINGS
 from source_code import ROOT
 
-from esper_core.runner.config import strict
+from esper_core.runner import strict
 
 
 def complete(record: type[Any]) -> Any:

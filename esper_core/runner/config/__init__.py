@@ -13,7 +13,7 @@ import tomli_w
 
 from esper_core.plugin.catalogue import Catalogue
 from esper_core.plugin.loader import load as load_plugins
-from esper_core.runner.config import strict
+from esper_core.runner import strict
 from esper_core.runner.config.layers import (
     DEFAULT,
     Keys,

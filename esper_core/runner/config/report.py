@@ -2,7 +2,7 @@
 
 Role: one line for each problem: where the value came from, its key, the reason. A key that does not exist is
 answered with the nearest one that does, in whatever section that is.
-Neighbours: `config.resolve` fills it, `config.strict` finds the problems of one table.
+Neighbours: `config.resolve` fills it, `runner.strict` finds the problems of one table.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from esper_core.errors import ConfigError, PluginError
 from esper_core.plugin.catalogue import Entry
 from esper_core.plugin.specs import Component
-from esper_core.runner.config import strict
+from esper_core.runner import strict
 from esper_core.runner.config.layers import Keys, Tree, dotted, lookup
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """From a tree of values to the record `Config`, with everything that is wrong reported together.
 
 Role: each section is structured on its own; the settings of plugins by the classes that their records name.
-Neighbours: `config.stack` makes the tree, `config.strict` the records, `config.report` collects what is
+Neighbours: `config.stack` makes the tree, `runner.strict` the records, `config.report` collects what is
 wrong, `plugin.catalogue` knows the names.
 """
 
@@ -13,6 +13,7 @@ import attrs
 from esper_core.errors import EsperError, PluginError
 from esper_core.plugin.catalogue import Catalogue, Entry
 from esper_core.plugin.specs import Component
+from esper_core.runner import strict
 from esper_core.runner.config import contradictions
 from esper_core.runner.config.layers import Keys, Tree, lookup, plain
 from esper_core.runner.config.records import (
@@ -85,6 +86,9 @@ def _choice(report: Report, catalogue: Catalogue, kind: str, table: object) -> C
     name = table.get("name", CHOICES[kind])
     if name is None:
         report.add((kind, "name"), f"is required; choose one of {', '.join(catalogue.names(kind))}")
+        return Choice(name="")
+    if not isinstance(name, str):
+        report.add((kind, "name"), f"must be text, not {strict.show(name)}")
         return Choice(name="")
     entry = _find(report, catalogue, kind, name, (kind, "name"))
     if entry is None:

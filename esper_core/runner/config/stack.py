@@ -73,6 +73,10 @@ def source_layer(source: Source) -> Layer:
     """The layer of what a user named; `ConfigError` if it is a file that cannot be read."""
     if isinstance(source, Mapping):
         return Layer("mapping", source)
+    if isinstance(source, str) and not source.strip():
+        raise ConfigError(
+            "the source is empty; the name of a task or a TOML file is expected, such as digits"
+        )
     if isinstance(source, Path) or names_file(source):
         return Layer(str(source), read_file(source))
     return Layer("argument", {"task": {"name": source}})

@@ -7,12 +7,11 @@ Neighbours: `protocol` says what a display is told; `runner.loop` tells it.
 import sys
 from typing import Literal
 
-from rich.console import Console
-
 from esper_core.runner.display.lines import Lines
 from esper_core.runner.display.live import Board
 from esper_core.runner.display.objects import Objects
 from esper_core.runner.display.protocol import Display, Quiet
+from esper_core.runner.display.screen import Screen
 
 Mode = Literal["auto", "quiet", "plain", "json"]
 
@@ -23,7 +22,7 @@ def display(mode: Mode) -> Display:
         return Quiet()
     if mode == "json":
         return Objects(sys.stdout)
-    console = Console(soft_wrap=True, highlight=False, no_color=True if mode == "plain" else None)
+    console = Screen(soft_wrap=True, highlight=False, no_color=True if mode == "plain" else None)
     if mode == "auto" and console.is_terminal and not console.is_dumb_terminal:
-        return Board(Console(highlight=False))
+        return Board(Screen(highlight=False))
     return Lines(console)

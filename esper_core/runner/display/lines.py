@@ -56,24 +56,25 @@ class Lines:
         more = len(report.after.stage) - SHOWN
         self._console.print(line.append(f"+{more}") if more > 0 else line)
         for what in happened(episode, report, self._program):
-            self._console.print(f"    {what}")
+            self._console.print(Text(f"    {what}"))
 
     def round(self, summary: RoundSummary) -> None:
         """What the round came to."""
         if self._rounds > 1 and self._program is not None:
             problem = self._program.problem
-            self._console.print(
+            line = (
                 f"round {summary.round_index + 1}/{self._rounds}  "
                 f"mean return {np.mean(summary.returns):.4f}  "
                 f"best shipped {problem.score_name} {in_units(np.max(summary.committed), problem):.3f}"
             )
+            self._console.print(Text(line))
 
     def arm(self, name: str, episode: Episode) -> None:
         """A line when an arm is over."""
         if episode.epoch == len(episode.rollout.reward) and self._program is not None:
             problem = self._program.problem
             mean = in_units(np.mean(episode.signals.score), problem)
-            self._console.print(f"compared with: {TITLES[name]}, mean {problem.score_name} {mean:.3f}")
+            self._console.print(Text(f"compared with: {TITLES[name]}, mean {problem.score_name} {mean:.3f}"))
 
     def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
         """The table, where things are, and what to type next."""
@@ -86,11 +87,13 @@ class Lines:
 def print_head(console: Console, config: Config, program: Program) -> None:
     """What is run, and how to read the letters."""
     slots = ", ".join(program.space.slots)
-    console.print(
+    head = (
         f"{config.task.name}: {config.run.envs} hosts x {config.train.epochs} epochs, "
         f"policy {config.policy.name}, seed {config.run.seed}"
     )
-    console.print(f"a group of {len(program.space.slots)} letters is one host; its slots are {slots}")
+    # A `Text` is shown as it is; of plain strings rich would take "[/b]" and ":x:" for orders.
+    console.print(Text(head))
+    console.print(Text(f"a group of {len(program.space.slots)} letters is one host; its slots are {slots}"))
     console.print(LEGEND, style="dim")
 
 
@@ -98,12 +101,13 @@ def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, fo
     """The table, where things are, and what to type next."""
     console.print()
     console.print(comparison(problem.score_name, {name: attrs.asdict(arm) for name, arm in arms.items()}))
-    console.print(f"everything about the run:  {folder.path}", markup=False, soft_wrap=True)
-    console.print(f"the grown network:         {folder.grown}", markup=False, soft_wrap=True)
-    console.print(f"what grew where and when:  esper inspect {folder.path}", markup=False, soft_wrap=True)
-    console.print(
-        f'use it in Python:          esper_core.load_grown("{folder.path}")', markup=False, soft_wrap=True
-    )
+    for line in (
+        f"everything about the run:  {folder.path}",
+        f"the grown network:         {folder.grown}",
+        f"what grew where and when:  esper inspect {folder.path}",
+        f'use it in Python:          esper_core.load_grown("{folder.path}")',
+    ):
+        console.print(Text(line), soft_wrap=True)
 
 
 def happened(episode: Episode, report: EpochReport, program: Program) -> list[str]:

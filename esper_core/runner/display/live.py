@@ -97,7 +97,7 @@ class Board:
         line.add_row(
             ProgressBar(total=self._total, completed=self._played, width=16),
             where,
-            best,
+            Text(best),
             f"{speed:.0f} host epochs/s",
             f"{int(left // 60)}:{int(left % 60):02d} left",
         )
@@ -108,7 +108,7 @@ class Board:
         """A row per host: its score, and a lane of letters per slot, one letter an epoch."""
         table = Table(box=None, padding=(0, 2, 0, 0))
         for heading in ("host", program.problem.score_name, *program.space.slots):
-            table.add_column(heading, no_wrap=True, header_style="dim")
+            table.add_column(Text(heading), no_wrap=True, header_style="dim")
         slots = len(program.space.slots)
         room = max(4, (self._console.width - 20) // slots - 2)
         for env, score in enumerate(episode.signals.score[:SHOWN].tolist()):

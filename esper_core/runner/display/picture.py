@@ -57,7 +57,7 @@ def comparison(score: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
     title = f"report split: best of {tries} tries each, selected by validation"
     table = Table(title=title, title_justify="left")
     for heading in ("network", score, "+/-", "parameters", "epochs"):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
+        table.add_column(Text(heading), justify="left" if heading == "network" else "right")
     for name, arm in arms.items():
         numbers = (f"{arm['score']:.4f}", f"{arm['error']:.4f}", f"{arm['parameters']:,}", str(arm["epochs"]))
         table.add_row(TITLES[name], *numbers, style="bold magenta" if name == "grown" else None)

@@ -3,7 +3,8 @@
 Role: cattrs finds out what a type asks for; the hooks here refuse what it would convert in silence (1.5, true
 or "3" for a whole number, a word for a list) and try every field and every validator of a record before
 giving up, because a record's own constructor stops at the first.
-Neighbours: `config.resolve` says which record a table becomes, `config.report` words the message.
+Neighbours: `config.resolve` says which record a table becomes, `config.report` words the message;
+`runner.grown` reads its own file with it.
 """
 
 import re
@@ -243,7 +244,9 @@ def _is_union(kind: Any) -> bool:
 
 def _union_hook(value: object, kind: Any) -> Any:
     reasons = []
-    for arm in get_args(kind):
+    if value is None and type(None) in get_args(kind):
+        return None
+    for arm in (arm for arm in get_args(kind) if arm is not type(None)):
         try:
             return _CONVERTER.structure(value, arm)
         except (ValueError, TypeError) as error:
