@@ -121,3 +121,4 @@ class Command(Component):
     """A subcommand of `esper`; `build` is the import string of a click command, whose options it has."""
 
     settings: None = field(default=None, init=False)
+    """None: a command has options instead."""

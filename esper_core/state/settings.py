@@ -15,7 +15,13 @@ BlendName = Literal["add", "multiply", "gate"]
 
 
 def finite(instance: object, attribute: "Attribute[Any]", value: float) -> None:
-    """Validator: refuse infinities and NaN."""
+    """Validator of attrs fields: refuse infinities and NaN.
+
+    Args:
+        instance: record that is made.
+        attribute: field.
+        value: to check.
+    """
     if not math.isfinite(value):
         raise ValueError(f"'{attribute.name}' must be finite, not {value}")
 

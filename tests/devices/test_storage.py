@@ -315,6 +315,6 @@ def test_a_strategy_names_what_its_results_depend_on_and_gives_the_threads_back(
     device = single.build(program(spirals()), Single(threads=2))
     assert torch.get_num_threads() == 2
     assert device.fingerprint["threads"] == 2
-    assert {"strategy", "executor", "dtype", "place", "threads", "torch"} <= set(device.fingerprint)
+    assert {"strategy", "dtype", "place", "threads", "torch"} <= set(device.fingerprint)
     device.close()
     assert torch.get_num_threads() == threads
