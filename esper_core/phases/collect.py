@@ -227,7 +227,7 @@ def train_plan(program: Program, episode: Episode, slots: SlotTable) -> TrainPla
         sampled=np.arange(steps) % train.statistics_stride == 0,
         influence=ramps.influence(slots),
         incubating=slots.stage == Stage.TRAINING,
-        training=training & ~slots.withdrawing,
+        training=training,
         input_gain=growth.input_gain,
     )
 

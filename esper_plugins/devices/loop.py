@@ -48,12 +48,18 @@ class Group:
         envs: position of the environment of every row, ascending.
         modules: bound to the rows.
         parameters: trainable parameters of every module.
+        row: of every environment that has one.
     """
 
     block: Block
     envs: tuple[int, ...]
     modules: tuple[nn.Module, ...]
     parameters: tuple[list[nn.Parameter], ...]
+    row: dict[int, int] = attrs.field(init=False)
+
+    @row.default
+    def _rows(self) -> dict[int, int]:
+        return {env: row for row, env in enumerate(self.envs)}
 
 
 @attrs.frozen(eq=False)
@@ -80,8 +86,8 @@ class LoopTensors:
         """The seeds of an environment by site."""
         found = {}
         for key, pool in self.pools.items():
-            if env in pool.envs:
-                found[key.site] = cast(Seed, pool.modules[pool.envs.index(env)])
+            if env in pool.row:
+                found[key.site] = cast(Seed, pool.modules[pool.row[env]])
         return dict(sorted(found.items()))
 
 
@@ -242,8 +248,8 @@ class Epoch:
         """The groups that an environment trains, with its row in each."""
         rows = [(self._hosts, env)]
         for key, run in self._pools.items():
-            if env in run.group.envs and self._plan.training[env, key.site]:
-                rows.append((run, run.group.envs.index(env)))
+            if env in run.group.row and self._plan.training[env, key.site]:
+                rows.append((run, run.group.row[env]))
         return rows
 
     def _restore(self, before: list[Tensor], finite: Tensor) -> None:

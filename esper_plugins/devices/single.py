@@ -220,8 +220,8 @@ class SingleDevice:
         modules: dict[int, nn.Module] = dict(newborn)
         blocks = []
         if pool is not None and staying:
-            blocks.append(pool.block.take([pool.envs.index(env) for env in staying]))
-            modules |= {env: pool.modules[pool.envs.index(env)] for env in staying}
+            blocks.append(pool.block.take([pool.row[env] for env in staying]))
+            modules |= {env: pool.modules[pool.row[env]] for env in staying}
         if newborn:
             seeds = list(newborn.values())
             state = STATE[self._program.train.seed.name]

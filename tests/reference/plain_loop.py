@@ -89,7 +89,7 @@ class Sprout(nn.Module):
         return self.start + (self.target - self.start) * CURVES[self.curve](self.done / self.steps)
 
     def grows(self, freeze_fossils: bool) -> bool:
-        return not self.leaving and not (self.stage == "fossil" and freeze_fossils)
+        return not (self.stage == "fossil" and freeze_fossils)
 
 
 def _sigmoid(k: float) -> Callable[[float], float]:
