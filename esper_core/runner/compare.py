@@ -8,15 +8,20 @@ Role: plays the arms through the one loop and makes the table.
 Neighbours: `runner.loop` calls it after the last round, `runner.display` prints it.
 """
 
+import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 
+from esper_core.errors import RunError
 from esper_core.phases import collect, validate
 from esper_core.phases.collect import Cast, Episode
 from esper_core.plugin.protocols import Policy
 from esper_core.rules import lifecycle, ramps
+from esper_core.runner.files import read_json
 from esper_core.state.arrays import Ints
 from esper_core.state.plans import EvalPlan
 from esper_core.state.run import best_of
@@ -46,6 +51,29 @@ class Arm:
     tries: int
     selected: int
     validation: float
+
+
+def read(path: Path) -> tuple[str, dict[str, Arm]]:
+    """The name of the score and the arms of a report that was written.
+
+    Args:
+        path: of `report.json`.
+
+    Raises:
+        RunError: the file is missing or malformed; the message has its path.
+    """
+    found: Any = read_json(path)
+    try:
+        tables = {name: dict(found["arms"][name]) for name in ARMS}
+        return str(found["score"]), {name: _arm(table) for name, table in tables.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: is not a whole report: {type(error).__name__}: {error}") from error
+
+
+def _arm(table: dict[str, Any]) -> Arm:
+    """From JSON, which has null for what is not a number."""
+    fields: dict[str, Any] = {name: math.nan if value is None else value for name, value in table.items()}
+    return Arm(**fields)
 
 
 Progress = Callable[[str, Episode], None]

@@ -120,7 +120,7 @@ def load_grown(path: str | Path) -> GrownNetwork:
         PluginError: a part's code is not installed, or is no plugin's own.
     """
     folder = _folder(path)
-    found = _read(folder)
+    found = read(folder)
     try:
         with keyed_generator(0):
             host = build_host(_part(folder, found.host))
@@ -145,8 +145,15 @@ def _folder(path: str | Path) -> Path:
     return inner if not (Path(path) / "grown.json").is_file() and inner.is_dir() else Path(path)
 
 
-def _read(folder: Path) -> DescribedNetwork:
-    """The description, checked, and the other files against their hashes."""
+def read(folder: Path) -> DescribedNetwork:
+    """The description of a network, checked, and the other files against their hashes.
+
+    Args:
+        folder: of the network.
+
+    Raises:
+        RunError: a file is missing, changed or malformed.
+    """
     path = folder / "grown.json"
     table = read_json(path)
     version = table.get("format") if isinstance(table, dict) else None

@@ -17,9 +17,10 @@ from esper_core.errors import RunError
 from esper_core.model.problem import SPLITS
 from esper_core.model.program import count_parameters
 from esper_core.plugin.catalogue import Catalogue
-from esper_core.runner import checkpoint
+from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.config import Config
 from esper_core.runner.display.picture import LEGEND, cells, comparison
+from esper_core.runner.events import plain
 from esper_core.runner.files import read_json
 from esper_core.runner.folder import RunFolder
 from esper_core.runner.setup import program_of
@@ -91,8 +92,8 @@ def inspect_run(folder: RunFolder) -> Inspection:
     manifest, status = read_json(folder.manifest), folder.status()
     lives = list(_lifecycle(folder))
     about = next((e for e in _events(folder) if e["kind"] == "run"), {})
-    report = read_json(folder.report) if folder.report.exists() else None
-    grown = read_json(folder.grown / "grown.json") if (folder.grown / "grown.json").exists() else None
+    report = compare.read(folder.report) if folder.report.exists() else None
+    seeds = grown.read(folder.grown).seeds if folder.grown.exists() else None
     facts: dict[str, Any] = {
         "folder": str(folder.path),
         "status": status,
@@ -100,8 +101,8 @@ def inspect_run(folder: RunFolder) -> Inspection:
         "host": {"parameters": about.get("host_parameters")},
         "slots": about.get("slots"),
         "lifecycle": lives,
-        "grown": None if grown is None else grown["seeds"],
-        "report": report,
+        "grown": None if seeds is None else [attrs.asdict(seed) for seed in seeds],
+        "report": None if report is None else plain({"score": report[0], "arms": _tables(report[1])}),
     }
     parts: list[RenderableType] = [
         Text(f"{folder.path}: {status}, seed {manifest['seed']}, last checkpoint {facts['checkpoint']}")
@@ -112,17 +113,16 @@ def inspect_run(folder: RunFolder) -> Inspection:
         parts.append(
             Text('no events were written (run.level = "off" or no jsonl sink), so there is no history')
         )
-    for seed in facts["grown"] or []:
-        site, blueprint = seed["site"]["name"], seed["blueprint"]["name"]
-        parts.append(
-            Text(
-                f"grown: {blueprint} at {site}, influence {seed['influence']:g}, "
-                f"{seed['parameters']:,} parameters"
-            )
-        )
+    for seed in seeds or ():
+        what = f"{seed.blueprint.name} at {seed.site.name}, influence {seed.influence:g}"
+        parts.append(Text(f"grown: {what}, {seed.parameters:,} parameters"))
     if report is not None:
-        parts.append(comparison(report["score"], report["arms"]))
+        parts.append(comparison(*report))
     return Inspection(facts, Group(*parts))
+
+
+def _tables(arms: dict[str, compare.Arm]) -> dict[str, Any]:
+    return {name: attrs.asdict(arm) for name, arm in arms.items()}
 
 
 def _checkpoint(folder: RunFolder) -> str | None:

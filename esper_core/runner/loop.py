@@ -22,7 +22,7 @@ from esper_core.plugin.protocols import Sink
 from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.checkpoint import Checkpoint
 from esper_core.runner.display.protocol import Display
-from esper_core.runner.events import Events
+from esper_core.runner.events import Events, plain
 from esper_core.runner.files import write_json
 from esper_core.runner.folder import RunFolder
 from esper_core.runner.setup import Setup
@@ -180,7 +180,7 @@ class Loop:
 
         arms = compare.arms(self._cast, self._setup.static, episode, progress)
         table = {name: attrs.asdict(arm) for name, arm in arms.items()}
-        write_json(self._folder.report, {"score": program.problem.score_name, "arms": table})
+        write_json(self._folder.report, plain({"score": program.problem.score_name, "arms": table}))
         events.send("result", score=program.problem.score_name, arms=table)
         return arms
 

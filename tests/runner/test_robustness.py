@@ -416,3 +416,17 @@ def test_a_folder_of_the_name_of_a_task_hides_no_task(
     assert esper_core.inspect("spirals").facts["task"] == "esper/spirals"
     with pytest.raises(ConfigError, match="other: is not a run folder"):
         esper_core.inspect("other")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"score": "accuracy", "arms": {}}', '{"score": "a", "arms": {"static": 1}}']
+)
+def test_inspect_names_a_report_that_is_not_whole(tmp_path: Path, content: str) -> None:
+    folder = esper_core.run("spirals", sets=[*SMALL, "train.epochs=1"], out=tmp_path / "run").folder
+    (folder / "report.json").write_text(content)
+    with pytest.raises(RunError, match=r"report.json: is not a whole report"):
+        esper_core.inspect(folder)
+    (folder / "report.json").unlink()
+    (folder / "grown" / "grown.json").write_text(content)
+    with pytest.raises(RunError, match=r"grown.json: was written in the format None"):
+        esper_core.inspect(folder)

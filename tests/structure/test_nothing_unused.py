@@ -19,7 +19,6 @@ from esper_core.plugin.hooks import HOOKS
 
 WRITTEN_WHOLE = {
     ("Arm", "selected"): "report.json",
-    ("Arm", "tries"): "report.json",
     ("Evidence", "gradient_norm"): "events of the kind seeds",
     ("GradientStatistics", "largest"): "events of the kind gradients",
     ("GradientStatistics", "smallest"): "events of the kind gradients",

@@ -6,7 +6,6 @@ Neighbours: `protocol` says what a display is told, `picture` draws the pieces, 
 
 from collections.abc import Mapping
 
-import attrs
 import numpy as np
 from rich.console import Console
 from rich.text import Text
@@ -100,7 +99,7 @@ def print_head(console: Console, config: Config, program: Program) -> None:
 def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
     """The table, where things are, and what to type next."""
     console.print()
-    console.print(comparison(problem.score_name, {name: attrs.asdict(arm) for name, arm in arms.items()}))
+    console.print(comparison(problem.score_name, arms))
     for line in (
         f"everything about the run:  {folder.path}",
         f"the grown network:         {folder.grown}",

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper_core.model.problem import Problem
+from esper_core.runner.compare import Arm
 from esper_core.state.slots import Stage
 
 GLYPHS = {
@@ -46,20 +47,20 @@ def cells(stages: Iterable[int]) -> Text:
     return text
 
 
-def comparison(score: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
+def comparison(score: str, arms: Mapping[str, Arm]) -> Table:
     """The four arms on the report split.
 
     Args:
         score: name of the score.
-        arms: fields of `runner.compare.Arm` by name.
+        arms: by name.
     """
-    tries = next(iter(arms.values()))["tries"]
+    tries = next(iter(arms.values())).tries
     title = f"report split: best of {tries} tries each, selected by validation"
     table = Table(title=title, title_justify="left")
     for heading in ("network", score, "+/-", "parameters", "epochs"):
         table.add_column(Text(heading), justify="left" if heading == "network" else "right")
     for name, arm in arms.items():
-        numbers = (f"{arm['score']:.4f}", f"{arm['error']:.4f}", f"{arm['parameters']:,}", str(arm["epochs"]))
+        numbers = (f"{arm.score:.4f}", f"{arm.error:.4f}", f"{arm.parameters:,}", str(arm.epochs))
         table.add_row(TITLES[name], *numbers, style="bold magenta" if name == "grown" else None)
     return table
 
