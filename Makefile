@@ -5,16 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/.ready  ## Grow a network on real handwritten digits.
 	$(BIN)/esper run digits $(ARGS)
 
 test: $(VENV)/.ready-test  ## Run the tests.
 	$(BIN)/python -m pytest -n auto $(ARGS)
-
-test-slow: $(VENV)/.ready-test  ## Run the tests that take long.
-	$(BIN)/python -m pytest -n auto -m slow $(ARGS)
 
 lint: $(VENV)/.ready-test  ## Lint, formatting and types.
 	$(BIN)/ruff check .
