@@ -23,23 +23,13 @@ from esper_core.state.evidence import Evidence
 from esper_core.state.plans import GradientStatistics
 from esper_core.state.slots import PLANTED, Stage
 
+_LIFECYCLE = ("run", "lifecycle", "nonfinite", "round", "result")
+_NORMAL = (*_LIFECYCLE, "epoch", "decision", "seeds")
 LEVELS: dict[str, tuple[str, ...]] = {
     "off": (),
-    "lifecycle": ("run", "lifecycle", "nonfinite", "round", "result"),
-    "normal": ("run", "lifecycle", "nonfinite", "round", "result", "epoch", "decision", "seeds"),
-    "debug": (
-        "run",
-        "lifecycle",
-        "nonfinite",
-        "round",
-        "result",
-        "epoch",
-        "decision",
-        "seeds",
-        "gradients",
-        "reward",
-        "interactions",
-    ),
+    "lifecycle": _LIFECYCLE,
+    "normal": _NORMAL,
+    "debug": (*_NORMAL, "gradients", "reward", "interactions"),
 }
 """Kinds of events by level; every level writes what the one before it writes."""
 

@@ -230,11 +230,5 @@ class Loop:
 
 
 def _round_fields(summary: RoundSummary) -> dict[str, Any]:
-    return {
-        "returns": summary.returns,
-        "score": summary.score,
-        "committed": summary.committed,
-        "parameters": summary.parameters,
-        "operations": summary.operations,
-        "best": summary.best,
-    }
+    fields = attrs.asdict(summary, filter=attrs.filters.exclude("round_index"))
+    return {**fields, "best": summary.best}

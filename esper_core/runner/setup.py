@@ -44,14 +44,12 @@ class Setup:
         catalogue: where plugins are found.
         cast: program, device, policy and reward.
         static: the policy that waits, for comparisons.
-        host: a host of environment 0, for inspection.
     """
 
     config: Config
     catalogue: Catalogue
     cast: Cast
     static: Policy
-    host: Host
 
     def sinks(self, folder: Path, positions: Mapping[str, int]) -> dict[str, Sink]:
         """The receivers of events by name, each where a checkpoint saw it; a new run has no positions."""
@@ -125,7 +123,7 @@ def assemble(config: Config, catalogue: Catalogue) -> Setup:
         host_parameters=count_parameters(host),
     )
     static = make(part(catalogue, "policy", "esper/static", None), "policy", context)
-    return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static), host=host)
+    return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static))
 
 
 def part(catalogue: Catalogue, kind: str, name: str, settings: object) -> Part:
