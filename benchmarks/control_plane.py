@@ -43,15 +43,20 @@ class Instant:
         return None, counts
 
     def evaluate(self, tensors: None, plan: EvalPlan) -> EvalCounts:
-        envs, configurations, _ = plan.influence.shape
+        envs, configurations, sites = plan.influence.shape
         ones = np.ones((envs, configurations))
         return EvalCounts(
             samples=360,
             loss_sum=ones,
             score_sum=ones,
             co_score=np.ones((envs, configurations, configurations)),
+            rank=np.full((envs, sites), np.nan),
+            orthogonality=np.full((envs, sites), np.nan),
             device_ms=0.0,
         )
+
+    def snapshot(self, tensors: None, last: None, envs: Any) -> None:
+        return None
 
 
 def main(sizes: list[int]) -> None:

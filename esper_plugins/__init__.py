@@ -61,7 +61,13 @@ def esper_rewards() -> Iterator[Reward]:
 
 @hookimpl
 def esper_policies() -> Iterator[Policy]:
-    """Controllers that do not learn."""
+    """Controllers."""
+    yield Policy(
+        name="esper/lstm",
+        build="esper_plugins.policies.lstm:build",
+        settings="esper_plugins.policies.settings:Lstm",
+        summary="Learns when, where and what to grow, from round to round",
+    )
     yield Policy(
         name="esper/static",
         build="esper_plugins.policies.static:build",
@@ -77,6 +83,30 @@ def esper_policies() -> Iterator[Policy]:
         name="esper/random",
         build="esper_plugins.policies.random:build",
         summary="Chooses among the actions that would succeed",
+    )
+    yield Policy(
+        name="esper/heuristic",
+        build="esper_plugins.policies.heuristic:build",
+        settings="esper_plugins.policies.settings:Heuristic",
+        summary="Plants when the score stops rising, slot after slot",
+    )
+    yield Policy(
+        name="esper/plant-lowest-rank",
+        build="esper_plugins.policies.lowest_rank:build",
+        settings="esper_plugins.policies.settings:LowestRank",
+        summary="Plants where the features have the lowest effective rank",
+    )
+    yield Policy(
+        name="esper/probe-and-switch",
+        build="esper_plugins.policies.probe:build",
+        settings="esper_plugins.policies.settings:Probe",
+        summary="Tries the slots by effective rank until a seed contributes enough",
+    )
+    yield Policy(
+        name="esper/oracle",
+        build="esper_plugins.policies.oracle:build",
+        settings="esper_plugins.policies.settings:Oracle",
+        summary="Plants where the task says that help is needed",
     )
 
 

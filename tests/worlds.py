@@ -21,7 +21,7 @@ from esper_core.plugin.protocols import Policy
 from esper_core.rules import lifecycle, ramps
 from esper_core.state.actions import ActionSpace, Blend, Curve
 from esper_core.state.plans import TrainPlan
-from esper_core.state.settings import GrowthSettings, TrainSettings
+from esper_core.state.settings import GovernorSettings, GrowthSettings, LearnSettings, TrainSettings
 from esper_core.state.slots import PLANTED, SlotTable, Stage
 from esper_plugins.blueprints.settings import LowRank
 from esper_plugins.devices import single
@@ -169,13 +169,26 @@ def step(epoch: int, op: Any, slot: str, **choices: Any) -> ScriptStep:
     return ScriptStep(epoch=epoch, op=op, slot=slot, **choices)
 
 
+def context_of(program: Program, learn: LearnSettings | None = None) -> PolicyContext:
+    return PolicyContext(
+        space=program.space,
+        epochs=program.train.epochs,
+        learn=learn or LearnSettings(),
+        root=program.root,
+        host_parameters=count_parameters(host_of(program.problem)),
+    )
+
+
 def cast_of(program: Program, policy: PolicyBuilder, dtype: Any = "float64", **device: Any) -> Cast:
     """The program, on `esper/single`, with a policy and the default reward."""
     return Cast(
         program=program,
         device=single.build(program, Single(dtype=dtype, **device)),
-        policy=policy(PolicyContext(space=program.space, epochs=program.train.epochs)),
+        policy=policy(context_of(program)),
         reward=shipped.build(Shipped()),
+        governor=GovernorSettings(),
+        gamma=1.0,
+        rounds=1,
         host_parameters=count_parameters(host_of(program.problem)),
     )
 

@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+FAINT = 0.1
+"""Root mean square that features have at least where a cap is relative to them: a layer that has died, and is
+0 for every input, must not forbid the seed that would make up for it."""
 Gain = float | Tensor
 """A number, or a tensor `[n, 1, ...]` over n environments that broadcasts against `[n, B, ...]`."""
 
@@ -102,14 +105,16 @@ class _Tap(torch.autograd.Function):
 
 
 def _through_cap(grad: Tensor, h: Tensor, delta: Tensor, influence: Tensor, cap: float) -> Tensor:
-    """Gradient through c(delta) = delta * min(1, cap |h| / |delta|), with norms over an environment's batch.
+    """Gradient through c(delta) = delta * min(1, limit / |delta|), with norms over an environment's batch.
 
-    Beyond the cap only the part of the gradient along the sphere is left, scaled by cap |h| / |delta|:
-    nothing pushes the seed's change further out.
+    The limit is cap |h|, where |h| counts as at least that of features of size `FAINT`. Beyond it
+    only the part of the gradient along the sphere is left, scaled by limit / |delta|: nothing pushes the
+    seed's change further out.
     """
     axes = tuple(range(1 if influence.dim() else 0, h.dim()))
-    limit = cap * torch.linalg.vector_norm(h, dim=axes, keepdim=True)
     norm = torch.linalg.vector_norm(delta, dim=axes, keepdim=True)
+    faint = FAINT * (delta.numel() / norm.numel()) ** 0.5
+    limit = cap * torch.linalg.vector_norm(h, dim=axes, keepdim=True).clamp(min=faint)
     outward = (delta * grad).sum(dim=axes, keepdim=True) / norm.square()
     along = (grad - outward * delta) * (limit / norm)
     # a norm that is not finite takes the second branch, so that a broken seed's gradient shows it

@@ -32,13 +32,19 @@ class Planted(NamedTuple):
     cap: float
 
 
-def fold(host: Host, x: Tensor, planted: Mapping[int, Planted]) -> Tensor:
+def fold(
+    host: Host,
+    x: Tensor,
+    planted: Mapping[int, Planted],
+    leave: Callable[[int, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Run a host with seeds.
 
     Args:
         host: segments and sites.
         x: a batch of inputs.
         planted: by index of the site.
+        leave: sees the index of every site and the features that leave it; what it returns goes on.
 
     Returns:
         The output of the last segment.
@@ -46,12 +52,15 @@ def fold(host: Host, x: Tensor, planted: Mapping[int, Planted]) -> Tensor:
     at = sites_by_segment(host)
     for index, segment in enumerate(host.segments):
         before, x = x, segment(x)
-        here = planted.get(at.get(index, -1))
+        if index not in at:
+            continue
+        here = planted.get(at[index])
         if here is not None:
-            site = host.sites[at[index]]
-            source = tap(before if site.across else x, here.input_gain)
+            source = tap(before if host.sites[at[index]].across else x, here.input_gain)
             change = here.seed(source, tap(x, here.input_gain))
             x = blend(x, change, here.influence, here.seed_gain, here.cap)
+        if leave is not None:
+            x = leave(at[index], x)
     return x
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from attrs import frozen
 from torch import Tensor
 
+from esper_core.model.hosts import Host
 from esper_core.model.parts import Part
 
 SPLITS = ("fit", "validation", "report")
@@ -53,6 +54,9 @@ class Problem:
         score: `(outputs, targets) -> [B]`, per sample; its mean over samples is the score.
         score_name: as it is printed, for example "accuracy".
         higher_is_better: direction of the score.
+        chance: mean loss of knowing nothing, for ten classes ln 10; None where there is no such number.
+        bottleneck: `(host) -> name` of the site of a newborn host where help is needed most; None where the
+            task cannot tell.
     """
 
     fit: Split
@@ -63,6 +67,8 @@ class Problem:
     score: Callable[[Tensor, Tensor], Tensor]
     score_name: str = "accuracy"
     higher_is_better: bool = True
+    chance: float | None = None
+    bottleneck: Callable[[Host], str | None] | None = None
 
     def split(self, name: str) -> Split:
         """One of the three parts by name."""

@@ -1,6 +1,6 @@
 """Collect: one epoch of N growing networks, in one order for every policy.
 
-    decide -> act (apply, tick, edit, settle) -> train -> evaluate -> attribute -> observe -> reward
+    decide -> act (apply, tick, edit, settle) -> train -> evaluate -> attribute -> observe -> govern -> reward
 
 Role: the only place where the control plane and a device strategy meet. There is no second training loop:
 learned, scripted, random and static policies, and every arm of a comparison, run through `advance`.
@@ -17,16 +17,19 @@ import numpy as np
 from esper_core.errors import RunError
 from esper_core.model.program import Program
 from esper_core.phases import reward, validate
-from esper_core.plugin.protocols import Device, Policy, RewardFamily, Transition, View
-from esper_core.rules import actions, lifecycle, observation, ramps, schedules
+from esper_core.plugin.protocols import Choice, Device, Policy, View
+from esper_core.plugin.rewards import RewardFamily, Standing, Transition
+from esper_core.rules import actions, governor, lifecycle, observation, ramps, schedules
 from esper_core.rules.gates import GrowthRules
 from esper_core.rules.randomness import Purpose, permutations, uniforms
 from esper_core.state.actions import HEADS, Decision
-from esper_core.state.arrays import Bools, Floats, Ints
+from esper_core.state.arrays import Bools, Floats, Ints, rows
 from esper_core.state.attribution import Attribution
 from esper_core.state.evidence import Evidence
-from esper_core.state.plans import TrainCounts, TrainPlan
+from esper_core.state.governor import Verdict, Vitals
+from esper_core.state.plans import EvalCounts, TrainCounts, TrainPlan
 from esper_core.state.rollout import Rollout
+from esper_core.state.settings import GovernorSettings
 from esper_core.state.signals import HostSignals
 from esper_core.state.slots import SlotTable, Stage
 
@@ -40,6 +43,9 @@ class Cast:
         device: trains and evaluates.
         policy: decides.
         reward: pays.
+        governor: when an environment is rolled back, and what that costs.
+        gamma: discount per epoch, of returns and potentials.
+        rounds: of the run; what is ramped in over it needs to know.
         host_parameters: of one host.
     """
 
@@ -47,12 +53,32 @@ class Cast:
     device: Device
     policy: Policy
     reward: RewardFamily
+    governor: GovernorSettings
+    gamma: float
+    rounds: int
     host_parameters: int
 
     @property
     def rules(self) -> GrowthRules:
         """Growth settings at the episode's length."""
         return GrowthRules(self.program.growth, self.program.train.epochs)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Blessed:
+    """What every environment would be rolled back to: its last healthy epoch.
+
+    Attributes:
+        epoch: `[N]` that was healthy; -1 for the hosts at birth.
+        slots: after it.
+        signals: after it.
+        tensors: the device strategy's snapshot.
+    """
+
+    epoch: Ints
+    slots: SlotTable
+    signals: HostSignals
+    tensors: Any
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -63,22 +89,30 @@ class Episode:
         round_index: number of the round, from 0.
         epoch: that comes next, from 0.
         envs: `[N]` numbers of the environments.
+        begins: `[N]` a segment begins with the next epoch.
         slots: where every seed stands.
         evidence: what was measured about it.
         signals: what was measured about the hosts.
+        vitals: what the governor remembers.
+        blessed: what a rollback would bring back.
         tensors: the device strategy's record.
         memory: the policy's.
+        ledger: what the reward has to remember.
         rollout: what happened so far.
     """
 
     round_index: int
     epoch: int
     envs: Ints
+    begins: Bools
     slots: SlotTable
     evidence: Evidence
     signals: HostSignals
+    vitals: Vitals
+    blessed: Blessed
     tensors: Any
     memory: Any
+    ledger: reward.Ledger
     rollout: Rollout
 
 
@@ -95,6 +129,9 @@ class EpochReport:
         built: `[N, S]` new seeds that passed G1.
         attribution: of the validation.
         counts: of the training.
+        verdict: `[N]` of `Verdict`.
+        restored: `[N]` epoch whose end a rolled back environment returned to; -1 for its birth, and -2 for
+            one that was not rolled back.
         payment: the reward and its components.
         wait_ms: waiting for data.
         device_ms: training and evaluation.
@@ -109,10 +146,16 @@ class EpochReport:
     built: Bools
     attribution: Attribution
     counts: TrainCounts
+    verdict: Ints
+    restored: Ints
     payment: reward.Payment
     wait_ms: float
     device_ms: float
     host_ms: float
+
+
+NEVER = -2
+"""Epoch that an environment was restored to if it was not."""
 
 
 def begin(cast: Cast, envs: Ints, round_index: int, planted: SlotTable | None = None) -> Episode:
@@ -132,15 +175,22 @@ def begin(cast: Cast, envs: Ints, round_index: int, planted: SlotTable | None = 
         tensors, built = cast.device.edit(tensors, edits)
         _expect_built(cast.program, edits.germinate & ~built)
         slots = planted
+    signals = HostSignals.unknown(len(envs))
+    everyone = np.ones(len(envs), np.bool_)
+    saved = cast.device.snapshot(tensors, None, everyone)
     return Episode(
         round_index=round_index,
         epoch=0,
         envs=envs,
+        begins=everyone,
         slots=slots,
         evidence=Evidence.unknown(len(envs), count),
-        signals=HostSignals.unknown(len(envs)),
+        signals=signals,
+        vitals=Vitals.unknown(len(envs), cast.governor.window),
+        blessed=Blessed(epoch=np.full(len(envs), -1), slots=slots, signals=signals, tensors=saved),
         tensors=tensors,
-        memory=cast.policy.start(len(envs)),
+        memory=cast.policy.start(envs, round_index),
+        ledger=reward.open_ledger(cast.reward, len(envs), count),
         rollout=Rollout.empty(cast.program.train.epochs, len(envs)),
     )
 
@@ -149,44 +199,49 @@ def advance(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
     """Play one epoch; the old episode must not be used again."""
     started = time.perf_counter()
     program, rules = cast.program, cast.rules
-    decision, memory = _decide(cast, episode)
+    choice = _decide(cast, episode)
+    decision = choice.decision
     acted, refused = lifecycle.apply(episode.slots, episode.evidence, decision, program.space, rules)
     tried = lifecycle.tick(acted, rules)
     tensors, built = cast.device.edit(episode.tensors, lifecycle.edits(episode.slots, tried))
     slots = lifecycle.settle(tried, built)
     tensors, counts = cast.device.train(tensors, train_plan(program, episode, slots))
-    attribution, evaluated_ms = _evaluate(cast, episode, slots, tensors)
+    attribution, evaluated = _evaluate(cast, episode, slots, tensors)
     evidence = observation.evidence(
-        episode.evidence, slots, attribution, counts, cast.host_parameters, program.growth
+        episode.evidence, slots, attribution, evaluated, counts, cast.host_parameters, program.growth
     )
     signals = observation.signals(episode.signals, attribution, counts)
-    aged = lifecycle.age(slots)
-    payment = reward.pay(
-        cast.reward,
-        Transition(
-            epoch=episode.epoch,
-            epochs=program.train.epochs,
-            before=episode.slots,
-            after=aged,
-            signals_before=episode.signals,
-            signals=signals,
-            evidence=evidence,
-            decision=decision,
-            refused=refused,
-            host_parameters=cast.host_parameters,
-        ),
-    )
-    episode.rollout.record(episode.epoch, decision, refused, payment.total, signals)
-    following = attrs.evolve(
+    measured = attrs.evolve(
         episode,
         epoch=episode.epoch + 1,
-        slots=aged,
+        begins=np.zeros(len(episode.envs), np.bool_),
+        slots=lifecycle.age(slots),
         evidence=evidence,
         signals=signals,
         tensors=tensors,
-        memory=memory,
+        memory=choice.memory,
     )
-    device_ms = counts.device_ms + evaluated_ms
+    following, verdict = _govern(cast, measured)
+    transition = Transition(
+        before=_standing(cast, episode),
+        after=_standing(cast, following),
+        decision=decision,
+        refused=refused,
+        panicked=verdict != Verdict.NONE,
+        final=following.epoch == program.train.epochs,
+    )
+    payment, ledger = reward.pay(
+        cast.reward,
+        episode.ledger,
+        transition,
+        epoch=episode.epoch,
+        gamma=cast.gamma,
+        penalty=cast.governor.penalty,
+    )
+    episode.rollout.record(
+        episode.epoch, decision, choice.trace, refused, payment.total, following.signals, verdict
+    )
+    device_ms = counts.device_ms + evaluated.device_ms
     elapsed_ms = (time.perf_counter() - started) * 1e3
     report = EpochReport(
         before=episode.slots,
@@ -197,12 +252,14 @@ def advance(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
         built=built,
         attribution=attribution,
         counts=counts,
+        verdict=verdict,
+        restored=np.where(verdict != Verdict.NONE, episode.blessed.epoch, NEVER),
         payment=payment,
         wait_ms=counts.wait_ms,
         device_ms=device_ms,
         host_ms=elapsed_ms - device_ms - counts.wait_ms,
     )
-    return following, report
+    return attrs.evolve(following, ledger=ledger), report
 
 
 def train_plan(program: Program, episode: Episode, slots: SlotTable) -> TrainPlan:
@@ -241,13 +298,14 @@ def _expect_built(program: Program, missing: Bools) -> None:
         )
 
 
-def _decide(cast: Cast, episode: Episode) -> tuple[Decision, Any]:
+def _decide(cast: Cast, episode: Episode) -> Choice:
     """Ask the policy; it sees what can be seen and gets its randomness as an argument."""
     program = cast.program
     masks = actions.masks(episode.slots, episode.evidence, program.space, cast.rules)
     view = View(
         epoch=episode.epoch,
         epochs=program.train.epochs,
+        begins=episode.begins,
         slots=episode.slots,
         evidence=episode.evidence,
         signals=episode.signals,
@@ -261,17 +319,71 @@ def _decide(cast: Cast, episode: Episode) -> tuple[Decision, Any]:
         episode.epoch,
         np.arange(len(HEADS)),
     )
-    choice = cast.policy.decide(view, episode.memory, draws)
-    return choice.decision, choice.memory
+    return cast.policy.decide(view, episode.memory, draws)
 
 
-def _evaluate(cast: Cast, episode: Episode, slots: SlotTable, tensors: Any) -> tuple[Attribution, float]:
-    """Fused validation; also the milliseconds it took on the device."""
+def _evaluate(cast: Cast, episode: Episode, slots: SlotTable, tensors: Any) -> tuple[Attribution, EvalCounts]:
+    """Fused validation, with the measurements that the policy asks for."""
     program = cast.program
     limit = program.train.validation_batches
     samples = None if limit is None else limit * program.train.batch_size
     keys = (program.root, episode.round_index, episode.envs, episode.epoch)
     question = validate.ask(slots, keys, "validation", samples)
-    counts = cast.device.evaluate(tensors, question.plan)
+    counts = cast.device.evaluate(tensors, attrs.evolve(question.plan, measures=cast.policy.needs))
     higher = program.problem.higher_is_better
-    return validate.read(question, counts, higher_is_better=higher), counts.device_ms
+    return validate.read(question, counts, higher_is_better=higher), counts
+
+
+def _govern(cast: Cast, episode: Episode) -> tuple[Episode, Ints]:
+    """Judge every environment after its epoch; bless the healthy, roll back those that panic.
+
+    Returns:
+        The episode, and `[N]` of `Verdict`.
+    """
+    signals = episode.signals
+    vitals, verdict = governor.judge(
+        episode.vitals, signals.loss, signals.score, cast.program.problem.chance, cast.governor
+    )
+    episode = attrs.evolve(episode, vitals=vitals)
+    panicked = verdict != Verdict.NONE
+    if panicked.any():
+        episode = _rolled_back(cast, episode, panicked)
+    healthy = governor.healthy(vitals, verdict)
+    blessed = Blessed(
+        epoch=np.where(healthy, episode.epoch - 1, episode.blessed.epoch),
+        slots=rows(healthy, episode.slots, episode.blessed.slots),
+        signals=rows(healthy, episode.signals, episode.blessed.signals),
+        tensors=cast.device.snapshot(episode.tensors, episode.blessed.tensors, healthy),
+    )
+    return attrs.evolve(episode, blessed=blessed), verdict
+
+
+def _rolled_back(cast: Cast, episode: Episode, panicked: Bools) -> Episode:
+    """Hosts and fossils of some environments as they were blessed; their other seeds are gone.
+
+    What is known of them is what was known then of the network that ships; the rest is unknown.
+    """
+    blessed, unknown = episode.blessed, HostSignals.unknown(len(panicked))
+    slots = lifecycle.rollback(episode.slots, blessed.slots, panicked)
+    tensors, _ = cast.device.edit(episode.tensors, lifecycle.edits(episode.slots, slots))
+    committed = blessed.signals.committed
+    signals = attrs.evolve(blessed.signals, train_loss=unknown.train_loss, loss=unknown.loss, score=committed)
+    return attrs.evolve(
+        episode,
+        begins=panicked,
+        slots=slots,
+        evidence=rows(panicked, Evidence.unknown(*slots.shape), episode.evidence),
+        signals=rows(panicked, signals, episode.signals),
+        tensors=cast.device.restore(tensors, blessed.tensors, panicked),
+    )
+
+
+def _standing(cast: Cast, episode: Episode) -> Standing:
+    """What a reward sees of an episode."""
+    return Standing(
+        slots=episode.slots,
+        signals=episode.signals,
+        evidence=episode.evidence,
+        host_parameters=cast.host_parameters,
+        progress=episode.round_index / cast.rounds,
+    )

@@ -4,16 +4,19 @@ Role: structural types; a plugin inherits from nothing. Importing this module do
 Neighbours: `plugin.specs` describes how the things are found, `esper_core.testing` checks that they behave.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
+from numpy.typing import NDArray
 
 from esper_core.state.actions import ActionSpace, Decision, Masks
 from esper_core.state.arrays import Bools, Floats, Ints
 from esper_core.state.evidence import Evidence
 from esper_core.state.plans import EvalCounts, EvalPlan, TrainCounts, TrainPlan
+from esper_core.state.rollout import Rollout
+from esper_core.state.settings import LearnSettings
 from esper_core.state.signals import HostSignals
 from esper_core.state.slots import SlotTable
 
@@ -30,6 +33,8 @@ class View:
     Attributes:
         epoch: that is about to begin, from 0.
         epochs: length of the episode.
+        begins: `[N]` a segment begins: the episode does, or the governor rolled the environment back, and
+            what happened before is over.
         slots: where every seed stands.
         evidence: what was measured about it.
         signals: what was measured about the hosts.
@@ -38,6 +43,7 @@ class View:
 
     epoch: int
     epochs: int
+    begins: Bools
     slots: SlotTable
     evidence: Evidence
     signals: HostSignals
@@ -51,17 +57,42 @@ class Choice:
     Attributes:
         decision: one action per environment.
         memory: handed back at the next epoch; whatever the policy needs.
+        trace: `[N, ...]` arrays by name, kept in the rollout for `learn`.
     """
 
     decision: Decision
     memory: Any = None
+    trace: Mapping[str, NDArray[Any]] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Learned:
+    """What a policy has learned.
+
+    Attributes:
+        values: JSON values.
+        tensors: by name.
+    """
+
+    values: Mapping[str, Any] = attrs.field(factory=dict)
+    tensors: "Mapping[str, Tensor]" = attrs.field(factory=dict)
 
 
 class Policy(Protocol):
     """A controller over N environments."""
 
-    def start(self, envs: int) -> Any:
-        """Memory at the start of an episode of `envs` environments."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """Measurements at sites that it reads, of `MEASURES`; they cost a pass over some samples."""
+        ...
+
+    def start(self, envs: Ints, round_index: int) -> Any:
+        """Memory at the start of an episode.
+
+        Args:
+            envs: `[N]` numbers of the environments.
+            round_index: number of the round, from 0.
+        """
         ...
 
     def decide(self, view: View, memory: Any, uniforms: Floats) -> Choice:
@@ -74,17 +105,52 @@ class Policy(Protocol):
         """
         ...
 
-    def state(self) -> Mapping[str, Any]:
-        """What it has learned, as JSON values; empty if it does not learn. Every checkpoint has it."""
+    def learn(self, rollout: Rollout, round_index: int, rounds: int) -> Mapping[str, float]:
+        """Learn from an episode, after its last epoch.
+
+        Args:
+            rollout: what was seen, done and paid.
+            round_index: number of the round, from 0.
+            rounds: of the run, for schedules.
+
+        Returns:
+            What can be told about it, by name; empty if it does not learn.
+        """
         ...
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def state(self) -> Learned:
+        """What it has learned. Every checkpoint has it."""
+        ...
+
+    def restore(self, state: Learned) -> None:
         """Go on from a checkpoint; called before the first episode.
 
         Args:
             state: what `state` gave.
         """
         ...
+
+
+class Rule:
+    """The part of a `Policy` that does not learn and remembers nothing; `decide` is left to write."""
+
+    needs: frozenset[str] = frozenset()
+    """No measurements at sites."""
+
+    def start(self, envs: Ints, round_index: int) -> Any:
+        """No memory, whatever `envs` and `round_index` are."""
+        return None
+
+    def learn(self, rollout: Rollout, round_index: int, rounds: int) -> Mapping[str, float]:
+        """Nothing is learned from a `rollout`, in no `round_index` of `rounds`."""
+        return {}
+
+    def state(self) -> Learned:
+        """Nothing."""
+        return Learned()
+
+    def restore(self, state: Learned) -> None:
+        """There is nothing to go on with."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -94,52 +160,19 @@ class PolicyContext:
     Attributes:
         space: what the heads of an action index.
         epochs: length of the episode.
+        learn: how a policy that learns does so.
+        root: the run's seed, for what is drawn from keys.
+        host_parameters: of one host.
+        oracle: `(envs [N], round) -> [N]` index of the slot where help is needed most; None where the task
+            does not know it.
     """
 
     space: ActionSpace
     epochs: int
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Transition:
-    """One epoch of N environments, as a reward family sees it: before, decision, after.
-
-    Attributes:
-        epoch: that was played, from 0.
-        epochs: length of the episode; the last epoch is terminal.
-        before: slots when the decision was made.
-        after: slots when its consequences were measured.
-        signals_before: signals when the decision was made; unknown in the first epoch.
-        signals: signals after the epoch.
-        evidence: measurements after the epoch.
-        decision: what was asked for.
-        refused: `[N]` of `Refusal`.
-        host_parameters: of one host.
-    """
-
-    epoch: int
-    epochs: int
-    before: SlotTable
-    after: SlotTable
-    signals_before: HostSignals
-    signals: HostSignals
-    evidence: Evidence
-    decision: Decision
-    refused: Ints
+    learn: LearnSettings
+    root: int
     host_parameters: int
-
-    @property
-    def terminal(self) -> bool:
-        """The episode ends with this epoch."""
-        return self.epoch == self.epochs - 1
-
-
-class RewardFamily(Protocol):
-    """A reward: a named sum of components."""
-
-    def components(self, transition: Transition) -> Mapping[str, Floats]:
-        """`[N]` per component; the reward is their sum."""
-        ...
+    oracle: Callable[[Ints, int], Ints] | None = None
 
 
 class Device(Protocol):
@@ -177,6 +210,29 @@ class Device(Protocol):
 
     def evaluate(self, tensors: Any, plan: EvalPlan) -> EvalCounts:
         """Evaluate every configuration; changes nothing in `tensors`, not even batch statistics."""
+        ...
+
+    def snapshot(self, tensors: Any, last: Any, envs: Bools) -> Any:
+        """Copies of everything in some environments' rows; of the others, what the last snapshot has.
+
+        Args:
+            tensors: as they are; unchanged.
+            last: the snapshot before, or None, where `envs` must be true everywhere; it is consumed.
+            envs: `[N]` environments to copy.
+        """
+        ...
+
+    def restore(self, tensors: Any, snapshot: Any, envs: Bools) -> Any:
+        """Put some environments back: hosts, and the seeds that are still planted, as the snapshot has them.
+
+        Args:
+            tensors: consumed; the seeds that are not to come back have been removed by `edit`.
+            snapshot: unchanged.
+            envs: `[N]` environments to restore; the others stay bit for bit.
+
+        Returns:
+            The next tensors.
+        """
         ...
 
     def export(self, tensors: Any) -> "Mapping[str, Tensor]":

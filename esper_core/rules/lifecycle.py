@@ -2,7 +2,7 @@
 
 Role: one order for every policy. Per epoch: `apply` (the decision, the automatic advance, the prune of what
 diverged), `tick` (ramps, automatic transitions, cooldown), `settle` (G1, once the seed is built), and, after
-the epoch was trained and measured, `age`.
+the epoch was trained and measured, `age`; `rollback` where the governor panics.
 Neighbours: `rules.gates` decides, `state.slots` holds, `phases.collect` calls; `edits` tells the device
 strategy what changed in structure.
 """
@@ -163,6 +163,31 @@ def age(slots: SlotTable) -> SlotTable:
     planted = slots.within(PLANTED)
     waiting = slots.stage != Stage.DORMANT
     return attrs.evolve(slots, age=slots.age + planted, dwell=slots.dwell + waiting)
+
+
+def rollback(slots: SlotTable, blessed: SlotTable, panicked: Bools) -> SlotTable:
+    """Undo the growth of the environments that panicked, and of no other.
+
+    A fossil that `blessed` holds as a fossil too (the same seed in the same slot) comes back as it was there;
+    every other seed is gone and its slot cools down as after a prune. A slot without a seed goes on cooling
+    down, and `born` counts on, so that no seed number is given twice.
+
+    Args:
+        slots: `[N, S]` after the epoch of the panic.
+        blessed: `[N, S]` of the epoch to which hosts and fossils are rolled back.
+        panicked: `[N]`.
+    """
+    kept = blessed.within((Stage.FOSSILIZED,)) & (slots.seed == blessed.seed)
+    back = kept & panicked[:, None]
+    restored = attrs.evolve(
+        slots,
+        **{
+            a.name: np.where(back, getattr(blessed, a.name), getattr(slots, a.name))
+            for a in attrs.fields(SlotTable)
+            if a.name != "born"
+        },
+    )
+    return _remove(restored, slots.within(PLANTED) & panicked[:, None] & ~kept)
 
 
 def plant(space: ActionSpace, envs: int, blueprint: Ints, blend: Ints, alpha: Floats) -> SlotTable:

@@ -9,7 +9,7 @@ import numpy as np
 from esper_core.state.arrays import Bools, Floats, Ints
 from esper_core.state.attribution import Attribution
 from esper_core.state.evidence import Evidence
-from esper_core.state.plans import GradientStatistics, TrainCounts
+from esper_core.state.plans import EvalCounts, GradientStatistics, TrainCounts
 from esper_core.state.settings import GrowthSettings
 from esper_core.state.signals import HostSignals
 from esper_core.state.slots import PLANTED, SlotTable
@@ -19,6 +19,7 @@ def evidence(
     last: Evidence,
     slots: SlotTable,
     attribution: Attribution,
+    evaluated: EvalCounts,
     counts: TrainCounts,
     host_parameters: int,
     growth: GrowthSettings,
@@ -29,6 +30,7 @@ def evidence(
         last: evidence before the epoch.
         slots: the table during the epoch.
         attribution: of the validation after the epoch.
+        evaluated: what was measured at the sites in it.
         counts: of the training.
         host_parameters: of one host.
         growth: memories of the moving averages.
@@ -54,6 +56,8 @@ def evidence(
         ),
         nonfinite=np.where(planted, counts.seeds.nonfinite, 0),
         contact=attribution.contact,
+        rank=evaluated.rank,
+        orthogonality=evaluated.orthogonality,
     )
 
 

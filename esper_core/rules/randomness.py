@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     PERMUTATIONS = 5
     DATA = 6
     MODULES = 7
+    MINIBATCHES = 8
+    NETWORK = 9
 
 
 def bits(root: int, purpose: Purpose, *keys: ArrayLike) -> NDArray[np.uint64]:

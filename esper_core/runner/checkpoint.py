@@ -17,13 +17,14 @@ import numpy as np
 from torch import Tensor
 
 from esper_core.errors import RunError
+from esper_core.plugin.protocols import Learned
 from esper_core.runner.files import read_json, read_tensors, sha256, write_json, write_tensors
 from esper_core.state.run import RoundSummary, RunState
 from esper_core.state.slots import SlotTable
 
 FORMAT = 1
 """Version of the layout of a checkpoint."""
-FILES = {"state.json", "tensors.safetensors"}
+FILES = {"state.json", "tensors.safetensors", "policy.safetensors"}
 """What a whole checkpoint has beside its hashes."""
 
 
@@ -35,14 +36,14 @@ class Checkpoint:
         state: rounds done and their history.
         slots: of the last round's environments after its last epoch; None before the first round.
         tensors: of the same, as the device strategy exports them; empty before the first round.
-        policy: what the policy has learned, as JSON values.
+        policy: what the policy has learned.
         sinks: how far each sink has written, by name.
     """
 
     state: RunState
     slots: SlotTable | None
     tensors: Mapping[str, Tensor]
-    policy: Mapping[str, Any]
+    policy: Learned
     sinks: Mapping[str, int]
 
 
@@ -68,11 +69,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "format": FORMAT,
             "state": _without_nan(attrs.asdict(checkpoint.state)),
             "slots": None if slots is None else {name: array.tolist() for name, array in slots.items()},
-            "policy": dict(checkpoint.policy),
+            "policy": dict(checkpoint.policy.values),
             "sinks": dict(checkpoint.sinks),
         },
     )
     write_tensors(aside / "tensors.safetensors", checkpoint.tensors)
+    write_tensors(aside / "policy.safetensors", checkpoint.policy.tensors)
     write_json(aside / "hashes.json", {p.name: sha256(p) for p in sorted(aside.iterdir())})
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)
@@ -124,20 +126,20 @@ def load(path: Path) -> Checkpoint:
     version = found.get("format") if isinstance(found, dict) else None
     if version != FORMAT:
         raise RunError(f"{path}: was written in the format {version}; this version reads {FORMAT}")
-    tensors = read_tensors(path / "tensors.safetensors")
+    tensors, learned = (read_tensors(path / f"{name}.safetensors") for name in ("tensors", "policy"))
     try:
-        return _of(found, tensors)
+        return _of(found, tensors, learned)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path / 'state.json'}: is malformed: {type(error).__name__}: {error}") from error
 
 
-def _of(found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
+def _of(found: Mapping[str, Any], tensors: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> Checkpoint:
     history = tuple(RoundSummary(**_tuples(summary)) for summary in found["state"]["history"])
     return Checkpoint(
         state=RunState(rounds_done=found["state"]["rounds_done"], history=history),
         slots=None if found["slots"] is None else _slots(found["slots"]),
         tensors=tensors,
-        policy=found["policy"],
+        policy=Learned(values=found["policy"], tensors=learned),
         sinks=found["sinks"],
     )
 

@@ -35,8 +35,10 @@ class Arm:
     """One row of the table.
 
     Attributes:
-        score: on the report split, in the task's units and direction.
+        score: of the selected network on the report split, in the task's units and direction.
         error: its standard error over samples.
+        mean: of the scores of all tries on the report split.
+        mean_error: its standard error over tries; unknown for a single one.
         parameters: of the selected network.
         epochs: that it was trained for.
         tries: networks that were trained.
@@ -46,6 +48,8 @@ class Arm:
 
     score: float
     error: float
+    mean: float
+    mean_error: float
     parameters: int
     epochs: int
     tries: int
@@ -135,16 +139,19 @@ def score(cast: Cast, episode: Episode) -> Arm:
     shipped = np.where(committed, ramps.influence(episode.slots), 0.0)
     plan = EvalPlan(split="report", limit=None, influence=shipped[:, None, :])
     counts = cast.device.evaluate(episode.tensors, plan)
-    mean = counts.score_sum[env, 0] / counts.samples
-    variance = counts.co_score[env, 0, 0] / counts.samples - mean**2
+    scores = counts.score_sum[:, 0] / counts.samples
+    tries = len(scores)
+    variance = counts.co_score[env, 0, 0] / counts.samples - scores[env] ** 2
     added: Ints = np.where(committed, episode.slots.parameters, 0).sum(axis=1)
     sign = 1.0 if program.problem.higher_is_better else -1.0
     return Arm(
-        score=float(mean),
+        score=float(scores[env]),
         error=float(validate.standard_error(variance, counts.samples)),
+        mean=float(scores.mean()),
+        mean_error=float(scores.std(ddof=1) / tries**0.5) if tries > 1 else math.nan,
         parameters=cast.host_parameters + int(added[env]),
         epochs=episode.epoch,
-        tries=len(episode.envs),
+        tries=tries,
         selected=int(episode.envs[env]),
         validation=float(sign * episode.signals.committed[env]),
     )

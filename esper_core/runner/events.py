@@ -20,10 +20,11 @@ from esper_core.rules import ramps
 from esper_core.rules.lifecycle import Refusal
 from esper_core.state.actions import HEADS_OF, Op, name_of
 from esper_core.state.evidence import Evidence
+from esper_core.state.governor import Verdict
 from esper_core.state.plans import GradientStatistics
 from esper_core.state.slots import PLANTED, Stage
 
-_LIFECYCLE = ("run", "lifecycle", "nonfinite", "round", "result")
+_LIFECYCLE = ("run", "lifecycle", "nonfinite", "rollback", "round", "result")
 _NORMAL = (*_LIFECYCLE, "epoch", "decision", "seeds")
 LEVELS: dict[str, tuple[str, ...]] = {
     "off": (),
@@ -73,6 +74,8 @@ class Events:
         moved = transitions(episode, report, self._program)
         if len(moved["env"]):
             self.send("lifecycle", **at, **moved)
+        if report.verdict.any():
+            self.send("rollback", **at, **rollbacks(episode, report))
         self.send("decision", **at, **decisions(episode, report, self._program))
         self.send("epoch", **at, **hosts(episode, report), clock=_clock(report))
         self.send("seeds", **at, **seeds(episode, report, self._program))
@@ -94,27 +97,45 @@ class Events:
 
 
 def transitions(episode: Episode, report: EpochReport, program: Program) -> Event:
-    """Every change of stage in an epoch, as columns; a seed that could not be built is one, too."""
-    before, after = report.before.stage, report.after.stage
+    """Every change of stage in an epoch, as columns; a seed that could not be built is one, too.
+
+    What a rollback changed comes last: it happened after the epoch was trained.
+    """
     failed = (report.tried.stage == Stage.GERMINATED) & ~report.built
-    rows = np.argwhere((before != after) | failed)
-    env, slot = rows[:, 0], rows[:, 1]
-    new = report.tried.within(PLANTED)[env, slot]
-    table = [(report.tried if n else report.before) for n in new]
-    influence = ramps.influence(report.after)
+    moved = np.argwhere((report.before.stage != report.after.stage) | failed)
+    undone = np.argwhere((report.after.stage != episode.slots.stage) & (report.verdict != 0)[:, None])
+    planted = report.tried.within(PLANTED)
+    changes = [
+        (env, slot, report.before, report.tried if planted[env, slot] else report.before, report.after)
+        for env, slot in moved.tolist()
+    ]
+    causes = [_cause(report, env, slot) for env, slot in moved.tolist()] + ["rollback"] * len(undone)
+    changes += [(env, slot, report.after, report.after, episode.slots) for env, slot in undone.tolist()]
+    return {
+        "env": [int(episode.envs[env]) for env, *_ in changes],
+        "slot": [program.space.slots[slot] for _, slot, *_ in changes],
+        "seed": [int(table.seed[env, slot]) for env, slot, _, table, _ in changes],
+        "blueprint": [
+            _named(program.space.blueprints, table.blueprint[env, slot]) for env, slot, _, table, _ in changes
+        ],
+        "from": [name_of(Stage(was.stage[env, slot])) for env, slot, was, _, _ in changes],
+        "to": [name_of(Stage(now.stage[env, slot])) for env, slot, _, _, now in changes],
+        "cause": causes,
+        "influence": [ramps.influence(now)[env, slot] for env, slot, _, _, now in changes],
+        "parameters": [now.parameters[env, slot] for env, slot, _, _, now in changes],
+    }
+
+
+def rollbacks(episode: Episode, report: EpochReport) -> Event:
+    """The environments that the governor rolled back, why, and to which epoch; as columns."""
+    env = np.flatnonzero(report.verdict)
     return {
         "env": episode.envs[env],
-        "slot": [program.space.slots[s] for s in slot],
-        "seed": [int(t.seed[e, s]) for t, e, s in zip(table, env, slot, strict=True)],
-        "blueprint": [
-            _named(program.space.blueprints, t.blueprint[e, s])
-            for t, e, s in zip(table, env, slot, strict=True)
-        ],
-        "from": [name_of(Stage(s)) for s in before[env, slot]],
-        "to": [name_of(Stage(s)) for s in after[env, slot]],
-        "cause": [_cause(report, e, s) for e, s in rows.tolist()],
-        "influence": influence[env, slot],
-        "parameters": report.after.parameters[env, slot],
+        "verdict": [name_of(Verdict(v)) for v in report.verdict[env].tolist()],
+        "loss": report.attribution.loss[env],
+        "score": report.attribution.score[env],
+        "restored": report.restored[env],
+        "reward": report.payment.total[env],
     }
 
 

@@ -6,6 +6,7 @@ Neighbours: `runner.api.inspect` calls it, `cli` prints it.
 
 import json
 from collections.abc import Iterator
+from statistics import mean
 from typing import Any
 
 import attrs
@@ -19,12 +20,15 @@ from esper_core.model.program import count_parameters
 from esper_core.plugin.catalogue import Catalogue
 from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.config import Config
-from esper_core.runner.display.picture import LEGEND, cells, comparison
+from esper_core.runner.display.picture import LEGEND, cells, comparison, trend
 from esper_core.runner.events import plain
 from esper_core.runner.files import read_json
 from esper_core.runner.folder import RunFolder
 from esper_core.runner.setup import program_of
 from esper_core.state.slots import Stage
+
+SHOWN = 32
+"""Lanes that are drawn."""
 
 
 @attrs.frozen
@@ -92,6 +96,7 @@ def inspect_run(folder: RunFolder) -> Inspection:
     manifest, status = read_json(folder.manifest), folder.status()
     lives = list(_lifecycle(folder))
     about = next((e for e in _events(folder) if e["kind"] == "run"), {})
+    returns = [mean(e["returns"]) for e in _events(folder) if e["kind"] == "round"]
     report = compare.read(folder.report) if folder.report.exists() else None
     seeds = grown.read(folder.grown).seeds if folder.grown.exists() else None
     facts: dict[str, Any] = {
@@ -101,12 +106,17 @@ def inspect_run(folder: RunFolder) -> Inspection:
         "host": {"parameters": about.get("host_parameters")},
         "slots": about.get("slots"),
         "lifecycle": lives,
+        "returns": returns,
         "grown": None if seeds is None else [attrs.asdict(seed) for seed in seeds],
         "report": None if report is None else plain({"score": report[0], "arms": _tables(report[1])}),
     }
     parts: list[RenderableType] = [
         Text(f"{folder.path}: {status}, seed {manifest['seed']}, last checkpoint {facts['checkpoint']}")
     ]
+    if len(returns) > 1:
+        parts.append(
+            Text(f"mean return by round, from {returns[0]:.3f} to {returns[-1]:.3f}:  {trend(returns)}")
+        )
     if about:
         parts += _lanes(lives, about)
     else:
@@ -168,6 +178,8 @@ def _lanes(lives: list[dict[str, Any]], about: dict[str, Any]) -> list[Renderabl
             lane[row["epoch"] :] = [stage] * (about["epochs"] - row["epoch"])
     head = f"round {last + 1} of {about['rounds']}: a letter per epoch; slots where nothing grew are left out"
     parts: list[RenderableType] = [Text(head), Text(LEGEND, style="dim")]
-    for (env, slot), stages in sorted(lanes.items()):
+    for (env, slot), stages in sorted(lanes.items())[:SHOWN]:
         parts.append(Text(f"env {env:>3}  {slot:<12} ").append_text(cells(stages)))
+    if len(lanes) > SHOWN:
+        parts.append(Text(f"and {len(lanes) - SHOWN} more", style="dim"))
     return parts

@@ -23,7 +23,7 @@ from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.checkpoint import Checkpoint
 from esper_core.runner.display.protocol import Display
 from esper_core.runner.events import Events, plain
-from esper_core.runner.files import write_json
+from esper_core.runner.files import write_json, write_tensors
 from esper_core.runner.folder import RunFolder
 from esper_core.runner.setup import Setup
 from esper_core.state.run import RoundSummary, RunState, best_of
@@ -132,7 +132,9 @@ class Loop:
         self._display.begin(config, self._cast.program, self._folder, start.state.rounds_done)
         for round_index in range(state.rounds_done, config.run.rounds):
             episode = self._round(round_index, events, stop)
-            summary = self._summary(episode)
+            rounds = config.run.rounds
+            learning = self._cast.policy.learn(episode.rollout, round_index, rounds)
+            summary = self._summary(episode, learning)
             state = RunState(rounds_done=round_index + 1, history=(*state.history, summary))
             events.send("round", round=round_index, envs=self._envs, **_round_fields(summary))
             self._display.round(summary)
@@ -184,23 +186,25 @@ class Loop:
         events.send("result", score=program.problem.score_name, arms=table)
         return arms
 
-    def _summary(self, episode: Episode) -> RoundSummary:
+    def _summary(self, episode: Episode, learning: Mapping[str, float]) -> RoundSummary:
         committed = np.where(episode.slots.stage == Stage.FOSSILIZED, episode.slots.parameters, 0)
-        return RoundSummary.of(episode.round_index, episode.rollout, committed.sum(axis=1))
+        return RoundSummary.of(episode.round_index, episode.rollout, committed.sum(axis=1), learning)
 
     def _checkpoint(
         self, state: RunState, slots: SlotTable | None, tensors: Mapping[str, Tensor]
     ) -> Checkpoint:
-        policy = dict(self._cast.policy.state())
+        learned = self._cast.policy.state()
         positions = {name: sink.position() for name, sink in self._sinks.items()}
-        return Checkpoint(state=state, slots=slots, tensors=tensors, policy=policy, sinks=positions)
+        return Checkpoint(state=state, slots=slots, tensors=tensors, policy=learned, sinks=positions)
 
     def _save(self, state: Checkpoint) -> None:
         keep = self._setup.config.run.keep_checkpoints
         checkpoint.save(self._folder.checkpoints, state, keep)
         self._folder.policy.mkdir(exist_ok=True)
         chosen = self._setup.config.policy
-        write_json(self._folder.policy / "policy.json", {"name": chosen.name, "state": dict(state.policy)})
+        write_tensors(self._folder.policy / "policy.safetensors", state.policy.tensors)
+        written = {"name": chosen.name, "state": dict(state.policy.values)}
+        write_json(self._folder.policy / "policy.json", written)
 
     def _about(self) -> dict[str, Any]:
         config, program = self._setup.config, self._cast.program

@@ -5,7 +5,7 @@ slots, blueprints that fit nowhere), and puts the program together.
 Neighbours: `runner.config` before, `runner.loop` after.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,11 +28,14 @@ from esper_core.model.program import (
     keyed_generator,
     seed_costs,
 )
+from esper_core.phases import reward
 from esper_core.phases.collect import Cast
 from esper_core.plugin.catalogue import Catalogue
-from esper_core.plugin.protocols import Device, Policy, PolicyContext, RewardFamily, Sink, SinkContext
+from esper_core.plugin.protocols import Device, Policy, PolicyContext, Sink, SinkContext
+from esper_core.plugin.rewards import RewardFamily
 from esper_core.runner.config import Config
 from esper_core.state.actions import ActionSpace, Blend, Curve
+from esper_core.state.arrays import Ints
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -109,7 +112,15 @@ def program_of(config: Config, catalogue: Catalogue) -> tuple[Program, Host]:
 def assemble(config: Config, catalogue: Catalogue) -> Setup:
     """Everything that a run needs; see `program_of` for errors."""
     program, host = program_of(config, catalogue)
-    context = PolicyContext(space=program.space, epochs=config.train.epochs)
+    parameters = count_parameters(host)
+    context = PolicyContext(
+        space=program.space,
+        epochs=config.train.epochs,
+        learn=config.learn,
+        root=config.run.seed,
+        host_parameters=parameters,
+        oracle=_oracle(program),
+    )
 
     def chosen(kind: str, *arguments: Any) -> Any:
         choice = getattr(config, kind)
@@ -120,10 +131,27 @@ def assemble(config: Config, catalogue: Catalogue) -> Setup:
         policy=cast(Policy, chosen("policy", context)),
         reward=cast(RewardFamily, chosen("reward")),
         device=cast(Device, chosen("device", program)),
-        host_parameters=count_parameters(host),
+        governor=config.governor,
+        gamma=config.learn.gamma,
+        rounds=config.run.rounds,
+        host_parameters=parameters,
     )
+    reward.check(actors.reward)
     static = make(part(catalogue, "policy", "esper/static", None), "policy", context)
     return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static))
+
+
+def _oracle(program: Program) -> Callable[[Ints, int], Ints] | None:
+    """Which slot needs help most, where the task can tell from a newborn host."""
+    bottleneck = program.problem.bottleneck
+    if bottleneck is None:
+        return None
+
+    def slots(envs: Ints, round_index: int) -> Ints:
+        names = [bottleneck(program.host(round_index, env)) for env in envs.tolist()]
+        return np.asarray([-1 if n is None else program.space.slots.index(n) for n in names], np.int64)
+
+    return slots
 
 
 def part(catalogue: Catalogue, kind: str, name: str, settings: object) -> Part:

@@ -3,7 +3,7 @@
 Role: one name per dtype, one shape check. Neighbours: every record in this package.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Record = TypeVar("Record")
 
 
 def expect_shape(record: object, field: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -24,3 +25,18 @@ def expect_table(record: Any, shape: tuple[int, ...]) -> None:
     """Raise `ValueError` unless every array of an attrs record has exactly `shape`."""
     for attribute in attrs.fields(type(record)):
         expect_shape(record, attribute.name, getattr(record, attribute.name), shape)
+
+
+def rows(chosen: Bools, one: Record, other: Record) -> Record:
+    """A record with the rows of `one` where `chosen`, `[N]`, holds, and of `other` elsewhere."""
+    table: Any = type(one)
+
+    def pick(name: str) -> NDArray[Any]:
+        first = getattr(one, name)
+        chosen_rows: NDArray[Any] = np.where(
+            chosen.reshape(-1, *[1] * (first.ndim - 1)), first, getattr(other, name)
+        )
+        return chosen_rows
+
+    picked: Record = table(**{a.name: pick(a.name) for a in attrs.fields(table)})
+    return picked

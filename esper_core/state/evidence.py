@@ -27,6 +27,9 @@ class Evidence:
         gradient_ratio: moving average of seed-to-host gradient norm, each per square root of parameters.
         nonfinite: sampled batches whose gradient was not finite.
         contact: relative rise of the validation loss if the ramp began now.
+        rank: effective rank of the features behind the slot, as a share of its width; measured on request,
+            whether or not a seed is there.
+        orthogonality: in how many directions the loss wants these features to move, in [0, 1]; on request.
     """
 
     contribution: Floats
@@ -40,6 +43,8 @@ class Evidence:
     gradient_ratio: Floats
     nonfinite: Ints
     contact: Floats
+    rank: Floats
+    orthogonality: Floats
 
     def __attrs_post_init__(self) -> None:
         """Refuse arrays of unequal shape."""

@@ -9,6 +9,9 @@ import numpy as np
 
 from esper_core.state.arrays import Bools, Floats, Ints
 
+MEASURES = frozenset({"rank", "orthogonality"})
+"""Measurements at sites that a policy may ask for; `EvalCounts` says what they are."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class TrainPlan:
@@ -43,11 +46,13 @@ class EvalPlan:
         split: "validation" or "report".
         limit: samples to look at, from the first; None means all.
         influence: `[N, K, S]` influences of every configuration; repeats are computed once.
+        measures: what is measured at every site beside scores, of `MEASURES`.
     """
 
     split: str
     limit: int | None
     influence: Floats
+    measures: frozenset[str] = frozenset()
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -131,6 +136,10 @@ class EvalCounts:
         score_sum: `[N, K]` sum of per-sample scores.
         co_score: `[N, K, K]` sum over samples of the product of two configurations' scores: where a score
             is 0 or 1, the samples that both get right.
+        rank: `[N, S]` effective rank of the features behind every site under the first configuration, as a
+            share of their width; NaN unless it was asked for.
+        orthogonality: `[N, S]` of the loss's gradients with respect to these features; NaN unless it was
+            asked for.
         device_ms: milliseconds of computation.
     """
 
@@ -138,4 +147,6 @@ class EvalCounts:
     loss_sum: Floats
     score_sum: Floats
     co_score: Floats
+    rank: Floats
+    orthogonality: Floats
     device_ms: float

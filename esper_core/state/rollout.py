@@ -4,11 +4,15 @@ Role: fixed `[T, N]` buffers of an episode, filled a row per epoch.
 Neighbours: `phases.collect` fills it, summaries and learners read it.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from esper_core.state.actions import HEADS, Decision, Op
-from esper_core.state.arrays import Floats, Ints
+from esper_core.state.arrays import Bools, Floats, Ints
 from esper_core.state.signals import HostSignals
 
 
@@ -22,6 +26,9 @@ class Rollout:
         reward: `[T, N]`.
         score: `[T, N]` validation score after the epoch.
         committed: `[T, N]` validation score of what would ship.
+        terminated: `[T, N]` a segment ended with this epoch.
+        verdict: `[T, N]` of `Verdict`, why the governor rolled the environment back.
+        trace: `[T, N, ...]` by name: what the policy noted of its choices, from its first epoch on.
     """
 
     heads: Ints
@@ -29,10 +36,13 @@ class Rollout:
     reward: Floats
     score: Floats
     committed: Floats
+    terminated: Bools
+    verdict: Ints
+    trace: dict[str, NDArray[Any]]
 
     @classmethod
     def empty(cls, epochs: int, envs: int) -> "Rollout":
-        """Buffers for an episode."""
+        """Buffers for an episode of T = `epochs` and N = `envs`."""
         shape = (epochs, envs)
         return cls(
             heads=np.zeros((*shape, len(HEADS)), np.int64),
@@ -40,12 +50,38 @@ class Rollout:
             reward=np.zeros(shape),
             score=np.full(shape, np.nan),
             committed=np.full(shape, np.nan),
+            terminated=np.zeros(shape, np.bool_),
+            verdict=np.zeros(shape, np.int64),
+            trace={},
         )
 
     def record(
-        self, epoch: int, decision: Decision, refused: Ints, reward: Floats, signals: HostSignals
+        self,
+        epoch: int,
+        decision: Decision,
+        trace: Mapping[str, NDArray[Any]],
+        refused: Ints,
+        reward: Floats,
+        signals: HostSignals,
+        verdict: Ints,
     ) -> None:
-        """Fill the row of an epoch, in place."""
+        """Fill the row of an epoch, in place; a segment ends with a verdict and with the episode.
+
+        Args:
+            epoch: from 0.
+            decision: of every environment.
+            trace: `[N, ...]` by name, what the policy noted.
+            refused: `[N]` of `Refusal`.
+            reward: `[N]`.
+            signals: after the epoch.
+            verdict: `[N]` of `Verdict`.
+        """
+        for name, column in trace.items():
+            if name not in self.trace:
+                self.trace[name] = np.zeros((len(self.reward), *column.shape), column.dtype)
+            self.trace[name][epoch] = column
+        self.terminated[epoch] = (verdict != 0) | (epoch == len(self.reward) - 1)
+        self.verdict[epoch] = verdict
         self.heads[epoch] = np.stack([getattr(decision, head) for head in HEADS], axis=1)
         self.refused[epoch] = refused
         self.reward[epoch] = reward

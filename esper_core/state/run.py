@@ -4,12 +4,12 @@ Role: what a checkpoint holds beside tensors. Nothing random is in it: randomnes
 Neighbours: `runner.loop` moves it, `runner.checkpoint` writes and reads it.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import attrs
 import numpy as np
 
-from esper_core.state.arrays import Floats
+from esper_core.state.arrays import Floats, Ints
 from esper_core.state.rollout import Rollout
 
 
@@ -29,6 +29,8 @@ class RoundSummary:
         committed: validation score of what would ship.
         parameters: added by committed seeds.
         operations: how often each of the operations was carried out, in the order of `Op`.
+        rollbacks: how often the governor rolled the environment back.
+        learning: what the policy tells about its learning; empty where it does not learn.
     """
 
     round_index: int
@@ -37,17 +39,23 @@ class RoundSummary:
     committed: tuple[float, ...]
     parameters: tuple[int, ...]
     operations: tuple[tuple[int, ...], ...]
+    rollbacks: tuple[int, ...]
+    learning: Mapping[str, float]
 
     @classmethod
-    def of(cls, round_index: int, rollout: Rollout, parameters: Any) -> "RoundSummary":
+    def of(
+        cls, round_index: int, rollout: Rollout, parameters: Ints, learning: Mapping[str, float]
+    ) -> "RoundSummary":
         """Summarise a finished episode; `parameters` is `[N]`."""
         return cls(
             round_index=round_index,
             returns=tuple(rollout.reward.sum(axis=0).tolist()),
             score=tuple(rollout.score[-1].tolist()),
             committed=tuple(rollout.committed[-1].tolist()),
-            parameters=tuple(np.asarray(parameters).tolist()),
+            parameters=tuple(parameters.tolist()),
             operations=tuple(tuple(row) for row in rollout.operations().tolist()),
+            rollbacks=tuple((rollout.verdict != 0).sum(axis=0).tolist()),
+            learning=dict(learning),
         )
 
     @property

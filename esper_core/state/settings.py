@@ -151,6 +151,68 @@ class TrainSettings:
     """Update rule of every seed, fossils included."""
 
 
+@frozen(kw_only=True)
+class LearnSettings:
+    """How a controller learns from episodes: generalised advantages and clipped policy updates."""
+
+    gamma: float = field(default=1.0, validator=[gt(0.0), le(1.0)])
+    """Discount per epoch, of returns and of every potential in the reward. 1 fits a finite horizon."""
+    trace: float = field(default=0.95, validator=[ge(0.0), le(1.0)])
+    """Lambda of the generalised advantage: 0 trusts the value function, 1 the return."""
+    passes: int = _count(4)
+    """Passes over a round's episodes, all against the policy that played them."""
+    minibatches: int = _count(2)
+    """Parts of a pass; each has whole episodes of some environments, and takes one step."""
+    lr: float = field(default=1e-3, validator=[gt(0.0), finite])
+    """Learning rate of Adam at the first round."""
+    lr_end: float = field(default=0.1, validator=[ge(0.0), le(1.0)])
+    """Share of the learning rate that is left at the last round; it falls linearly."""
+    clip: float = field(default=0.2, validator=[gt(0.0), finite])
+    """Change of a choice's probability ratio beyond which nothing is gained."""
+    kl_limit: float = field(default=0.05, validator=[gt(0.0), finite])
+    """Divergence from the policy that played, in nats per decision, at which the passes of a round stop."""
+    entropy: float = field(default=0.03, validator=[ge(0.0), finite])
+    """Price of certainty at the first round, per head and decision."""
+    entropy_end: float = field(default=0.1, validator=[ge(0.0), le(1.0)])
+    """Share of that price that is left at the last round; it falls linearly."""
+    value: float = field(default=0.5, validator=[ge(0.0), finite])
+    """Weight of the value function's error."""
+    max_norm: float = field(default=0.5, validator=[gt(0.0), finite])
+    """Largest gradient norm of a step."""
+
+
+@frozen(kw_only=True)
+class GovernorSettings:
+    """When an environment panics, which rolls it back and ends its segment, and what a panic costs.
+
+    `chance` below is the loss of knowing nothing, as the task states it (for ten classes, ln 10). Losses are
+    mean validation losses in the task's units.
+    """
+
+    window: int = _count(20)
+    """Healthy epochs whose losses are remembered."""
+    min_samples: int = _count(5)
+    """Losses that must be in the window before a finite loss can be judged; at most `window`."""
+    sensitivity: float = field(default=6.0, validator=[ge(0.0), finite])
+    """How many population standard deviations of the window above its mean an anomalous loss lies."""
+    multiplier: float = field(default=3.0, validator=[ge(1.0), finite])
+    """How many times the window's mean an anomalous loss exceeds, where that mean is positive."""
+    patience: int = _count(2)
+    """Anomalous epochs in a row that are a divergence."""
+    collapse_from: float = field(default=0.6, validator=[ge(0.0), lt(1.0)])
+    """Share of chance below which the window's mean is that of a host that has learned."""
+    collapse_band: float = field(default=0.065, validator=[ge(0.0), lt(1.0)])
+    """Distance from chance, as a share of it, within which the loss of a host that had learned is a collapse;
+    0 turns the check off."""
+    penalty: float = field(default=1.0, validator=[ge(0.0), finite])
+    """Taken from the reward of the epoch in which an environment panics (units of the score)."""
+
+    @min_samples.validator
+    def _reachable(self, attribute: object, value: int) -> None:
+        if value > self.window:
+            raise ValueError(f"'min_samples' must be <= 'window' ({self.window}): {value}")
+
+
 def epochs_of(share: float, epochs: int) -> int:
     """Whole epochs of a share of an episode of `epochs` epochs: 0 stays 0, anything else is at least 1."""
     return min(epochs, max(int(share > 0), math.ceil(share * epochs - 1e-9)))

@@ -124,6 +124,13 @@ class Block:
         """R."""
         return len(self.values)
 
+    def named(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, `[R, ...]`; they share memory with the block."""
+        return {
+            **dict(zip(self.layout.names, self.layout.views(self.values), strict=True)),
+            **self.buffers,
+        }
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor with its name; the first axis of each is the row."""
         for name, view in zip(self.layout.names, self.layout.views(self.values), strict=True):
@@ -134,6 +141,10 @@ class Block:
         yield "steps", self.steps
         for name, buffer in self.buffers.items():
             yield f"buffers/{name}", buffer
+
+    def part(self, rows: slice) -> "Block":
+        """Some rows, in place: the tensors are views."""
+        return self._map(lambda t: t[rows])
 
     def take(self, rows: list[int]) -> "Block":
         """A block of copies of some rows."""

@@ -4,6 +4,8 @@ Role: everything between backward and the optimizer's step, in this order: norms
 Neighbours: `loop` fills gradients, `optimizers` consumes them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -50,18 +52,18 @@ def clip_factors(norms: Tensor, clip: float) -> Tensor:
 class Accumulator:
     """Running statistics of R rows; fixed size, never read inside an epoch."""
 
-    def __init__(self, rows: int, parameters: int, clip: float, device: torch.device) -> None:
+    def __init__(self, parameters: Sequence[int], clips: Sequence[float], device: torch.device) -> None:
         """Start at zero.
 
         Args:
-            rows: R.
-            parameters: named parameters of the structure.
-            clip: of the optimizer; 0 counts explosions from the norm `EXPLODING` on.
+            parameters: named parameters of every row's structure, R numbers.
+            clips: of every row's optimizer; 0 counts explosions from the norm `EXPLODING` on.
             device: of the gradients.
         """
-        self._limit = EXPLODING * (clip or 1.0)
-        self._parameters = parameters
-        zeros = torch.zeros(rows, dtype=torch.float64, device=device)
+        zeros = torch.zeros(len(parameters), dtype=torch.float64, device=device)
+        self._limit = zeros.new_tensor([EXPLODING * (clip or 1.0) for clip in clips]).unsqueeze(1)
+        self._parameters = zeros.new_tensor(parameters)
+        self._there = torch.arange(max(parameters), device=device) < self._parameters.unsqueeze(1)
         self._steps, self._square, self._largest = zeros, zeros.clone(), zeros.clone()
         self._smallest = torch.full_like(zeros, torch.inf)
         self._nonfinite, self._vanished, self._exploded = zeros.clone(), zeros.clone(), zeros.clone()
@@ -72,7 +74,7 @@ class Accumulator:
         """Take one step; what is not finite counts in every step, norms in sampled ones.
 
         Args:
-            norms: `[R, L]` norms of parameters.
+            norms: `[R, L]` norms of parameters; 0 behind the last of a row that has fewer than L.
             total: `[R]` norms of whole gradients.
             trained: `[R]` rows that have a gradient; the others are not measured.
             sampled: whether norms are taken in this step.
@@ -91,12 +93,12 @@ class Accumulator:
         self._square += safe.square()
         self._largest = torch.maximum(self._largest, safe)
         self._smallest = torch.where(counted, torch.minimum(self._smallest, safe), self._smallest)
-        self._vanished += ((norms < VANISHING) & trained.unsqueeze(1)).sum(dim=1)
+        self._vanished += ((norms < VANISHING) & self._there & trained.unsqueeze(1)).sum(dim=1)
         self._exploded += (~(norms <= self._limit) & trained.unsqueeze(1)).sum(dim=1)
 
     def packed(self) -> Tensor:
         """Everything as `[8, R]`, so that an epoch is read from the device in one transfer."""
-        shares = self._sampled.clamp(min=1) * max(1, self._parameters)
+        shares = self._sampled.clamp(min=1) * self._parameters.clamp(min=1)
         return torch.stack(
             [
                 self._steps,

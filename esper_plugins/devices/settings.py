@@ -10,6 +10,8 @@ from attrs.validators import ge, le
 class Single:
     """Settings of `esper/single`."""
 
+    executor: Literal["loop", "stacked"] = "loop"
+    """`loop` runs one environment after the other; `stacked` all as one batched tensor program."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of parameters, data and arithmetic."""
     place: str = "cpu"

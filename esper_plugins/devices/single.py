@@ -2,12 +2,13 @@
 
 Role: residency (which rows are where), edits of structure, and the pass from plans to counts. How the
 environments are executed is the executor's business.
-Neighbours: `loop` is the executor, `blocks` the storage; `esper_core.plugin` gives the protocol.
+Neighbours: `loop` and `stacked` are the executors, `blocks` the storage; `esper_core.plugin` gives the
+protocol.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import attrs
 import numpy as np
@@ -21,6 +22,7 @@ from esper_core.plugin import (
     Edits,
     EvalCounts,
     EvalPlan,
+    Floats,
     Ints,
     Program,
     Purpose,
@@ -33,15 +35,39 @@ from esper_core.plugin import (
     features,
     is_sound,
 )
+from esper_plugins.devices import branches, loop, sites, stacked
 from esper_plugins.devices.blocks import Block, Layout, bind
+from esper_plugins.devices.epoch import Epoch, Executor
 from esper_plugins.devices.gradients import statistics, unsampled
-from esper_plugins.devices.loop import Epoch, Group, Key, LoopTensors, evaluate
 from esper_plugins.devices.optimizers import STATE
 from esper_plugins.devices.settings import Single
+from esper_plugins.devices.snapshots import Snapshot, put_back, take
+from esper_plugins.devices.tensors import Group, Key, Tensors
+from esper_plugins.devices.trial import check
 
 LIVE_COPIES = 4
 """Activations of the widest layer that a pass holds at the same time, for the budget of a chunk."""
 MIB = 2**20
+
+
+class Execution(NamedTuple):
+    """What an executor does.
+
+    Attributes:
+        train: prepares the passes of an epoch.
+        evaluate: as `loop.evaluate`.
+        look: as `sites.look`.
+    """
+
+    train: Executor
+    evaluate: Callable[[Program, Tensors, Split, Floats, int], tuple[Tensor, Tensor, Tensor]]
+    look: sites.Look
+
+
+EXECUTIONS = {
+    "loop": Execution(loop.Turns, loop.evaluate, sites.look),
+    "stacked": Execution(stacked.Together, branches.evaluate, branches.look),
+}
 
 
 def build(program: Program, settings: Single) -> "SingleDevice":
@@ -57,6 +83,9 @@ class SingleDevice:
         self._program = program
         self._settings = settings
         self._place = _place(settings.place)
+        self._execution = EXECUTIONS[settings.executor]
+        if settings.executor == "stacked":
+            check(program)
         self._dtype = torch.float64 if settings.dtype == "float64" else torch.float32
         self._like = torch.empty(0, dtype=self._dtype, device=self._place)
         self._threads = torch.get_num_threads()
@@ -70,21 +99,20 @@ class SingleDevice:
         """What has to be equal for results to be equal bit for bit."""
         return {
             "strategy": "single",
-            "executor": "loop",
             **attrs.asdict(self._settings),
             "torch": torch.__version__,
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
 
-    def start(self, envs: Ints, round_index: int) -> LoopTensors:
+    def start(self, envs: Ints, round_index: int) -> Tensors:
         """Newborn hosts; see the protocol."""
         hosts = [self._program.host(round_index, int(env)).to(self._like) for env in envs]
         layout = Layout.of(hosts[0])
         block = Block.of(hosts, layout, STATE[self._program.train.host.name], self._like)
         numbers = tuple(int(env) for env in envs)
-        return LoopTensors(round_index, numbers, _group(block, tuple(range(len(numbers))), hosts), {})
+        return Tensors(round_index, numbers, _group(block, tuple(range(len(numbers))), hosts), {})
 
-    def edit(self, tensors: LoopTensors, edits: Edits) -> tuple[LoopTensors, Bools]:
+    def edit(self, tensors: Tensors, edits: Edits) -> tuple[Tensors, Bools]:
         """Remove and add rows of pools; nothing changes unless everything was built."""
         built = np.zeros(edits.germinate.shape, np.bool_)
         newborn: dict[Key, dict[int, Seed]] = {}
@@ -96,7 +124,7 @@ class SingleDevice:
         gone = {(env, site) for env, site in np.argwhere(edits.remove).tolist()}
         return attrs.evolve(tensors, pools=self._repooled(tensors.pools, newborn, gone)), built
 
-    def train(self, tensors: LoopTensors, plan: TrainPlan) -> tuple[LoopTensors, TrainCounts]:
+    def train(self, tensors: Tensors, plan: TrainPlan) -> tuple[Tensors, TrainCounts]:
         """One epoch in place; one transfer to the host at its end."""
         begin = time.perf_counter()
         fit = self._data["fit"]
@@ -108,31 +136,44 @@ class SingleDevice:
             self._program.root, Purpose.MODULES, tensors.round_index, numbers, plan.epoch, steps
         ) >> np.uint64(1)
         with torch.random.fork_rng(devices=[self._place] if self._place.type == "cuda" else []):
-            epoch = Epoch(self._program, tensors, plan)
+            epoch = Epoch(self._program, tensors, plan, self._execution.train)
             epoch.run(fit.inputs, fit.targets, indices, drawn.tolist())
         counts = _read(epoch, tensors, plan)
         done = time.perf_counter()
         return tensors, attrs.evolve(counts, wait_ms=(waited - begin) * 1e3, device_ms=(done - waited) * 1e3)
 
-    def evaluate(self, tensors: LoopTensors, plan: EvalPlan) -> EvalCounts:
+    def evaluate(self, tensors: Tensors, plan: EvalPlan) -> EvalCounts:
         """One pass over a part of the data; one transfer to the host at its end."""
         begin = time.perf_counter()
         data = self._data[plan.split]
         if plan.limit is not None:
             data = Split(data.inputs[: plan.limit], data.targets[: plan.limit])
-        losses, scores, products = evaluate(self._program, tensors, data, plan.influence, self._chunk)
-        envs, configurations = losses.shape
-        packed = torch.cat([t.reshape(-1) for t in (losses, scores, products)]).cpu().numpy()
-        loss_sum, score_sum, co_score = np.split(packed, [losses.numel(), 2 * losses.numel()])
+        given = (self._program, tensors, data)
+        counted = self._execution.evaluate(*given, plan.influence, self._chunk)
+        measured = sites.measure(
+            self._execution.look, *given, plan.influence[:, 0], plan.measures, self._chunk
+        )
+        loss_sum, score_sum, co_score, (rank, orthogonality) = _fetch([*counted, measured])
         return EvalCounts(
             samples=len(data),
-            loss_sum=loss_sum.reshape(envs, configurations),
-            score_sum=score_sum.reshape(envs, configurations),
-            co_score=co_score.reshape(envs, configurations, configurations),
+            loss_sum=loss_sum,
+            score_sum=score_sum,
+            co_score=co_score,
+            rank=rank,
+            orthogonality=orthogonality,
             device_ms=(time.perf_counter() - begin) * 1e3,
         )
 
-    def export(self, tensors: LoopTensors) -> Mapping[str, Tensor]:
+    def snapshot(self, tensors: Tensors, last: Snapshot | None, envs: Bools) -> Snapshot:
+        """Copies of rows; see the protocol."""
+        return take(tensors, last, envs)
+
+    def restore(self, tensors: Tensors, snapshot: Snapshot, envs: Bools) -> Tensors:
+        """Copies put back in place; see the protocol."""
+        put_back(tensors, snapshot, envs)
+        return tensors
+
+    def export(self, tensors: Tensors) -> Mapping[str, Tensor]:
         """Named tensors on the CPU: `host/...`, a row an environment, and `pool/<key>/...`, a row a seed."""
         groups = {"host": tensors.hosts, **{_path(key): pool for key, pool in tensors.pools.items()}}
         return {
@@ -141,9 +182,7 @@ class SingleDevice:
             for name, tensor in group.block.tensors()
         }
 
-    def adopt(
-        self, arrays: Mapping[str, Tensor], slots: SlotTable, envs: Ints, round_index: int
-    ) -> LoopTensors:
+    def adopt(self, arrays: Mapping[str, Tensor], slots: SlotTable, envs: Ints, round_index: int) -> Tensors:
         """Tensors from `export`; which seed a row belongs to follows from the slot table."""
         tensors = self.start(envs, round_index)
         _fill(tensors.hosts.block, "host", arrays)
@@ -182,14 +221,14 @@ class SingleDevice:
             widest = max([probe.numel(), *(h.numel() for _, h in features(host, probe))])
         return LIVE_COPIES * widest * self._like.element_size()
 
-    def _sound(self, tensors: LoopTensors, env: int, site: int, seed: Seed) -> bool:
+    def _sound(self, tensors: Tensors, env: int, site: int, seed: Seed) -> bool:
         """G1 on two samples of the fit data."""
         host = tensors.host(env).eval()
         with torch.no_grad():
             source, h = features(host, self._data["fit"].inputs[:2])[site]
         return is_sound(seed.eval(), source, h)
 
-    def _newborn(self, tensors: LoopTensors, edits: Edits, env: int, site: int) -> tuple[Key, Seed]:
+    def _newborn(self, tensors: Tensors, edits: Edits, env: int, site: int) -> tuple[Key, Seed]:
         """A seed at birth, on the device, and the pool that it belongs to."""
         key = Key(site, int(edits.blueprint[env, site]), int(edits.blend[env, site]))
         keys = (tensors.round_index, tensors.envs[env], int(edits.seed[env, site]))
@@ -272,18 +311,21 @@ def _fill(block: Block, path: str, arrays: Mapping[str, Tensor]) -> None:
             tensor.copy_(arrays[f"{path}/{name}"])
 
 
-def _read(epoch: Epoch, tensors: LoopTensors, plan: TrainPlan) -> TrainCounts:
-    """Turn an epoch's sums and statistics into numbers, in one transfer."""
-    hosts, pools = epoch.accumulators()
-    parts = [torch.stack(epoch.tally), hosts.packed(), *(a.packed() for a in pools.values())]
+def _fetch(parts: Sequence[Tensor]) -> list[Floats]:
+    """Bring tensors of one dtype to the host, in one transfer."""
     flat = torch.cat([part.reshape(-1) for part in parts]).cpu().numpy()
-    ends = np.cumsum([part.numel() for part in parts])[:-1]
-    tally, host, *rest = (
-        piece.reshape(tuple(part.shape)) for piece, part in zip(np.split(flat, ends), parts, strict=True)
-    )
+    pieces = np.split(flat, np.cumsum([part.numel() for part in parts])[:-1])
+    return [piece.reshape(tuple(part.shape)) for piece, part in zip(pieces, parts, strict=True)]
+
+
+def _read(epoch: Epoch, tensors: Tensors, plan: TrainPlan) -> TrainCounts:
+    """Turn an epoch's sums and statistics into numbers, in one transfer."""
+    tally, packed = _fetch([torch.stack(epoch.tally), epoch.packed()])
+    ends = np.cumsum([tensors.hosts.block.rows, *(pool.block.rows for pool in tensors.pools.values())])
+    host, *rest = np.split(packed, ends[:-1], axis=1)
     seeds = unsampled(*plan.influence.shape)
-    for key, packed in zip(pools, rest, strict=True):
-        seeds[:, list(tensors.pools[key].envs), key.site] = packed
+    for (key, pool), found in zip(tensors.pools.items(), rest, strict=True):
+        seeds[:, list(pool.envs), key.site] = found
     return TrainCounts(
         loss_sum=tally[0],
         score_sum=tally[1],

@@ -1,11 +1,8 @@
 """The policy `random`: a uniform choice among the actions that would succeed. A baseline, and a fuzzer."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from esper_core.plugin import HEADS, Bools, Choice, Decision, Floats, Ints, Op, PolicyContext, View
+from esper_core.plugin import HEADS, Bools, Choice, Decision, Floats, Ints, Op, PolicyContext, Rule, View
 
 
 def build(context: PolicyContext) -> "Random":
@@ -13,15 +10,12 @@ def build(context: PolicyContext) -> "Random":
     return Random(context)
 
 
-class Random:
+class Random(Rule):
     """Uniform over the operations that are possible, then over each head that the operation uses."""
 
     def __init__(self, context: PolicyContext) -> None:
         """Remember how many curves and speeds there are."""
         self._free = {"curve": len(context.space.curves), "speed": len(context.space.speeds)}
-
-    def start(self, envs: int) -> None:
-        """No memory."""
 
     def decide(self, view: View, memory: None, uniforms: Floats) -> Choice:
         """One draw per head; each mask is conditional on the heads before it."""
@@ -35,13 +29,6 @@ class Random:
         free = {head: (draw[head] * count).astype(np.int64) for head, count in self._free.items()}
         heads = {"op": op, "slot": slot, "blueprint": blueprint, "blend": blend}
         return Choice(decision=Decision(**heads, **free, target=pick(targets, draw["target"])))
-
-    def state(self) -> Mapping[str, Any]:
-        """It learns nothing."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to go on with."""
 
 
 def pick(mask: Bools, uniform: Floats) -> Ints:

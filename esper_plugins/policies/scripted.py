@@ -1,10 +1,10 @@
 """The policy `scripted`: a schedule of actions, for demonstrations, oracles and tests."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+from attrs import evolve, frozen
 
 from esper_core.plugin import (
     HEADS,
@@ -18,9 +18,11 @@ from esper_core.plugin import (
     Ints,
     Op,
     PolicyContext,
+    Rule,
     View,
     name_of,
 )
+from esper_plugins.policies.names import full_name, index_of
 from esper_plugins.policies.settings import Scripted, ScriptStep
 
 
@@ -33,7 +35,20 @@ def build(context: PolicyContext, settings: Scripted) -> "Script":
     return Script(context, settings)
 
 
-class Script:
+@frozen(kw_only=True, eq=False)
+class Progress:
+    """How far N environments are.
+
+    Attributes:
+        envs: `[N]` their numbers.
+        tried: `[N, steps]`, the step was carried out or tried since the segment began.
+    """
+
+    envs: Ints
+    tried: Bools
+
+
+class Script(Rule):
     """Steps in order; an environment carries out at most one in an epoch."""
 
     def __init__(self, context: PolicyContext, settings: Scripted) -> None:
@@ -41,18 +56,18 @@ class Script:
         self._steps = settings.steps
         self._heads = [_translate(number, step, context) for number, step in enumerate(settings.steps)]
 
-    def start(self, envs: int) -> Bools:
-        """Memory: `[N, steps]`, the step was carried out or tried."""
-        return np.zeros((envs, len(self._steps)), np.bool_)
+    def start(self, envs: Ints, round_index: int) -> Progress:
+        """Nothing was tried."""
+        return Progress(envs=envs, tried=np.zeros((len(envs), len(self._steps)), np.bool_))
 
-    def decide(self, view: View, memory: Bools, uniforms: Floats) -> Choice:
+    def decide(self, view: View, memory: Progress, uniforms: Floats) -> Choice:
         """The first step of every environment that is due."""
-        envs = len(memory)
+        envs = len(memory.envs)
         heads: dict[str, Ints] = {head: np.zeros(envs, np.int64) for head in HEADS}
-        tried = memory.copy()
+        tried = memory.tried & ~view.begins[:, None]
         idle = np.ones(envs, np.bool_)
         for number, (step, wanted) in enumerate(zip(self._steps, self._heads, strict=True)):
-            now = idle & ~memory[:, number] & _follows(step, envs)
+            now = idle & ~tried[:, number] & _follows(step, memory.envs)
             if step.wait:
                 now &= (view.epoch >= step.epoch) & _possible(view, wanted)
             else:
@@ -61,18 +76,11 @@ class Script:
                 heads[head][now] = wanted[head]
             tried[now, number] = True
             idle &= ~now
-        return Choice(decision=Decision(**heads), memory=tried)
-
-    def state(self) -> Mapping[str, Any]:
-        """It learns nothing."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to go on with."""
+        return Choice(decision=Decision(**heads), memory=evolve(memory, tried=tried))
 
 
-def _follows(step: ScriptStep, envs: int) -> Bools:
-    return np.isin(np.arange(envs), step.envs) if step.envs else np.ones(envs, np.bool_)
+def _follows(step: ScriptStep, envs: Ints) -> Bools:
+    return np.isin(envs, step.envs) if step.envs else np.ones(len(envs), np.bool_)
 
 
 def _possible(view: View, wanted: Mapping[str, int]) -> Bools:
@@ -97,7 +105,7 @@ def _translate(number: int, step: ScriptStep, context: PolicyContext) -> dict[st
     heads = {"op": int(op)}
     choices: dict[str, tuple[Any, Sequence[Any]]] = {
         "slot": (step.slot, space.slots),
-        "blueprint": (_full(step.blueprint, space), space.blueprints),
+        "blueprint": (full_name(step.blueprint, space), space.blueprints),
         "blend": (step.blend, [name_of(b) for b in space.blends]),
         "curve": (step.curve, [name_of(c) for c in space.curves]),
         "target": (step.target, space.targets.tolist()),
@@ -110,24 +118,9 @@ def _translate(number: int, step: ScriptStep, context: PolicyContext) -> dict[st
             f"it uses {', '.join(HEADS_OF[op][1:])}"
         )
     for head, (value, valid) in choices.items():
-        heads[head] = 0 if value is None else _index(f"{where}.{head}", value, valid)
+        heads[head] = 0 if value is None else index_of(f"{where}.{head}", value, valid)
     _refuse_misfit(where, step, heads, space)
     return heads
-
-
-def _full(name: str | None, space: ActionSpace) -> str | None:
-    """A bare blueprint name becomes the full one while it is unique."""
-    matches = [full for full in space.blueprints if name is not None and full.split("/")[1] == name]
-    return matches[0] if len(matches) == 1 else name
-
-
-def _index(where: str, value: Any, valid: Sequence[Any]) -> int:
-    if value in valid:
-        return list(valid).index(value)
-    names = [str(v) for v in valid]
-    near = get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{where} = {value!r} is not one of {', '.join(names)}{hint}")
 
 
 def _refuse_misfit(where: str, step: ScriptStep, heads: Mapping[str, int], space: ActionSpace) -> None:

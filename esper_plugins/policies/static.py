@@ -1,9 +1,6 @@
 """The policy `static`: nothing ever grows. The baseline of every comparison."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from esper_core.plugin import Choice, Decision, Floats, PolicyContext, View
+from esper_core.plugin import Choice, Decision, Floats, PolicyContext, Rule, View
 
 
 def build(context: PolicyContext) -> "Static":
@@ -11,19 +8,9 @@ def build(context: PolicyContext) -> "Static":
     return Static()
 
 
-class Static:
+class Static(Rule):
     """Waits."""
-
-    def start(self, envs: int) -> None:
-        """No memory."""
 
     def decide(self, view: View, memory: None, uniforms: Floats) -> Choice:
         """Everybody waits."""
         return Choice(decision=Decision.wait(len(uniforms)))
-
-    def state(self) -> Mapping[str, Any]:
-        """It learns nothing."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to go on with."""

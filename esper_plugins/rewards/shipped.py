@@ -1,43 +1,67 @@
 """The reward family `shipped`: pays exactly what the shipped network gained, minus rent.
 
-With s_t the live network's validation score after epoch t, c its score with committed seeds only, and T the
-last epoch:
+With s_t the live network's validation score after epoch t, c its score with committed seeds only, T the last
+epoch, and scores oriented so that higher is better:
 
-    r_t = (s_t - s_{t-1}) [t > 0] + [t = T] ((c - s_T) - rent * committed parameters / host parameters)
+    r_t = gamma s_t [t < T] - s_{t-1} + [t = T] (c - price * committed parameters / host parameters)
 
-so that an episode pays c - s_0 - rent: it telescopes, and there is nothing to farm. Scores are oriented so
-that higher is better; gamma is 1, because the horizon is finite and time is observed.
+where s_{-1} stands for gamma s_0, because nothing has been measured before the first epoch. The horizon is
+finite and time is observed, so gamma may be 1. Then an episode pays
+
+    r_0 + ... + r_T = c - s_0 - price * committed parameters / host parameters
+
+and there is nothing to farm. A panic ends a segment, and every segment pays minus its own first score, that
+of what was rolled back to: what had been gained is lost.
+
+    price = rent * ramp        ramp = 0 up to the share `rent_from` of the run's rounds, 1 from `rent_full` on
+
+and linear between them: a controller learns what grows before it learns what growing costs.
 """
 
-from collections.abc import Mapping
+from math import inf
 
 import numpy as np
+from attrs import frozen
 
-from esper_core.plugin import Floats, Stage, Transition
+from esper_core.plugin import Floats, Outcome, Potential, Stage, Standing
 from esper_plugins.rewards.settings import Shipped
 
 
-def build(settings: Shipped) -> "ShippedFamily":
-    """The family."""
-    return ShippedFamily(settings)
-
-
+@frozen(kw_only=True)
 class ShippedFamily:
-    """Change of the live score; at the end, the shipped score closes the sum and rent is paid."""
+    """Change of the live score; at the end, the shipped score closes the sum and rent is paid.
 
-    def __init__(self, settings: Shipped) -> None:
-        """Remember the price."""
-        self._rent = settings.rent
+    Attributes:
+        terms: `score`, `shipped` and `rent`.
+    """
 
-    def components(self, transition: Transition) -> Mapping[str, Floats]:
-        """`score`, `shipped` and `rent`, each `[N]`."""
-        score, before = transition.signals.score, transition.signals_before.score
-        paid = {name: np.zeros_like(score) for name in ("score", "shipped", "rent")}
-        if transition.epoch > 0:
-            paid["score"] = score - before
-        if transition.terminal:
-            committed = transition.after.stage == Stage.FOSSILIZED
-            parameters = np.where(committed, transition.after.parameters, 0).sum(axis=1)
-            paid["shipped"] = transition.signals.committed - score
-            paid["rent"] = -self._rent * parameters / transition.host_parameters
-        return paid
+    terms: tuple[Potential | Outcome, ...]
+
+
+def build(settings: Shipped) -> ShippedFamily:
+    """The family."""
+
+    def rent(after: Standing) -> Floats:
+        ramp = np.interp(after.progress, [settings.rent_from, settings.rent_full], [0.0, 1.0])
+        committed = after.slots.stage == Stage.FOSSILIZED
+        parameters = np.where(committed, after.slots.parameters, 0).sum(axis=1)
+        amount: Floats = -ramp * parameters / after.host_parameters
+        return amount
+
+    return ShippedFamily(
+        terms=(
+            Potential(name="score", units="score", low=-inf, high=inf, level=_score),
+            Outcome(name="shipped", units="score", low=-inf, high=inf, amount=_shipped),
+            Outcome(name="rent", units="hosts", low=-inf, high=0.0, weight=settings.rent, amount=rent),
+        )
+    )
+
+
+def _score(after: Standing) -> Floats:
+    return after.signals.score
+
+
+def _shipped(after: Standing) -> Floats:
+    """`[N]`; a host that never lived through an epoch has gained nothing over its unknown first score."""
+    signals = after.signals
+    return np.where(np.isnan(signals.score), 0.0, signals.committed)

@@ -1,6 +1,6 @@
 """Hosts of the built-in tasks."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from attrs import frozen
@@ -35,6 +35,19 @@ def mlp(shape: MLPShape) -> "MLPHost":
     return MLPHost(shape)
 
 
+def narrow_site(host: Host) -> str | None:
+    """Name of the site across the narrow block of an `MLPHost`; None if no block is narrow."""
+    narrow = cast(MLPHost, host).narrow
+    return None if narrow is None else host.sites[narrow].name
+
+
+def initialise(layer: nn.Linear) -> nn.Linear:
+    """Weights that keep the size of features through many blocks without shortcuts (He et al. 2015)."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Block(nn.Module):
     """relu(W x + b), with units that may be dead.
 
@@ -46,7 +59,7 @@ class Block(nn.Module):
     def __init__(self, inputs: int, width: int, alive: int) -> None:
         """Args: inputs: features read; width: units; alive: units that live."""
         super().__init__()
-        self.layer = nn.Linear(inputs, width)
+        self.layer = initialise(nn.Linear(inputs, width))
         self.register_buffer("alive", (torch.arange(width) < alive).to(torch.get_default_dtype()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,15 +76,18 @@ class MLPHost(Host):
     Attributes:
         segments: the stem, the blocks and the read-out.
         sites: `block0`, `block1`, ...
+        narrow: index of the narrow block; None if there is none.
     """
+
+    narrow: int | None
 
     def __init__(self, shape: MLPShape) -> None:
         """Draw the weights, and the narrow block if it is random."""
         super().__init__()
-        narrow = int(torch.randint(shape.blocks, ())) if shape.narrow == "random" else shape.narrow
-        stem = nn.Sequential(nn.Linear(shape.inputs, shape.width), nn.ReLU())
+        self.narrow = int(torch.randint(shape.blocks, ())) if shape.narrow == "random" else shape.narrow
+        stem = nn.Sequential(initialise(nn.Linear(shape.inputs, shape.width)), nn.ReLU())
         blocks = [
-            Block(shape.width, shape.width, shape.narrow_width if b == narrow else shape.width)
+            Block(shape.width, shape.width, shape.narrow_width if b == self.narrow else shape.width)
             for b in range(shape.blocks)
         ]
         self.segments = nn.ModuleList([stem, *blocks, nn.Linear(shape.width, shape.classes)])

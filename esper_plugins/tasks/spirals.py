@@ -1,5 +1,7 @@
 """The task `spirals`: interleaved spirals in the plane, made in place; small enough for tests."""
 
+import math
+
 import numpy as np
 
 from esper_core.plugin import Floats, Ints, Part, Problem, Purpose, uniforms
@@ -18,6 +20,7 @@ def build(settings: Spirals) -> Problem:
         host=Part(name="esper/mlp", build="esper_plugins.tasks.hosts:mlp", call=mlp, settings=shape),
         loss=cross_entropy,
         score=hits,
+        chance=math.log(settings.arms),
     )
 
 

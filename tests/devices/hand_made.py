@@ -35,9 +35,11 @@ def batches(envs: int, steps: int, offset: int = 0, samples: int = 30) -> Any:
 class World:
     """A program on the device with a table of seeds, ready for hand-made epochs."""
 
-    def __init__(self, program: Program, envs: int, *seeds: Any, dtype: Any = "float64") -> None:
+    def __init__(
+        self, program: Program, envs: int, *seeds: Any, dtype: Any = "float64", executor: Any = "loop"
+    ) -> None:
         self.program, self.table = program, table_of(program, envs, *seeds)
-        self.device = single.build(program, Single(dtype=dtype))
+        self.device = single.build(program, Single(dtype=dtype, executor=executor))
         self.tensors = lively(self.device, self.table, range(envs))
 
     def train(self, indices: Any, **changes: Any) -> Any:

@@ -82,7 +82,7 @@ def test_the_number_of_operations_does_not_depend_on_the_number_of_environments(
     counts = []
     for rows in (1, 4, 64):
         gradient = noise(rows, SIZE)
-        accumulator = Accumulator(rows, len(LAYOUT.names), 1.0, torch.device("cpu"))
+        accumulator = Accumulator([len(LAYOUT.names)] * rows, [1.0] * rows, torch.device("cpu"))
         with Operations() as operations:
             norms = parameter_norms(gradient, LAYOUT)
             total = group_norms(norms)
@@ -138,7 +138,7 @@ def test_a_clip_of_zero_is_no_clip() -> None:
 
 def record(norms: Tensor, clip: float = 1.0) -> GradientStatistics:
     """Statistics of `[T, R, L]` norms."""
-    accumulator = Accumulator(norms.shape[1], norms.shape[2], clip, torch.device("cpu"))
+    accumulator = Accumulator([norms.shape[2]] * norms.shape[1], [clip] * norms.shape[1], torch.device("cpu"))
     for step in norms:
         trained = torch.ones(len(step), dtype=torch.bool)
         accumulator.add(step, group_norms(step), trained, sampled=True)
@@ -197,7 +197,7 @@ def test_thresholds_are_the_named_ones() -> None:
 
 @pytest.mark.acceptance("GR-04")
 def test_what_is_not_finite_counts_in_steps_that_are_not_sampled() -> None:
-    accumulator = Accumulator(2, 1, 1.0, torch.device("cpu"))
+    accumulator = Accumulator([1, 1], [1.0, 1.0], torch.device("cpu"))
     trained = torch.tensor([True, False])
     for value, sampled in ((2.0, True), (float("nan"), False), (3.0, False)):
         norms = torch.full((2, 1), value, dtype=torch.float64)

@@ -15,7 +15,7 @@ from worlds import program, spirals
 from esper_core.model.hosts import Site
 from esper_core.model.parts import Part
 from esper_core.state.plans import EvalPlan
-from esper_plugins.devices import loop
+from esper_plugins.devices import epoch
 
 
 @pytest.mark.acceptance("GR-02")
@@ -27,10 +27,10 @@ def test_statistics_are_taken_after_backward_and_before_the_step(monkeypatch: py
         monkeypatch.setattr(where, name, lambda *a, **k: (order.append(name), real(*a, **k))[1])
 
     spy(torch.autograd, "grad")
-    spy(loop, "parameter_norms")
-    spy(loop.Accumulator, "add")
-    spy(loop, "clip_factors")
-    spy(loop, "step")
+    spy(epoch, "parameter_norms")
+    spy(epoch.Accumulator, "add")
+    spy(epoch, "clip_factors")
+    spy(epoch, "step")
     world = World(program(spirals(), train=train_of()), 2)
     world.train(batches(2, 2))
     assert order == ["grad", "grad", "parameter_norms", "add", "clip_factors", "step"] * 2
@@ -66,15 +66,16 @@ class Synchronisations(TorchDispatchMode):
 
 
 @pytest.mark.acceptance("GR-03")
+@pytest.mark.parametrize("executor", ["loop", "stacked"])
 @pytest.mark.parametrize("name", SEEDS)
-def test_an_epoch_is_read_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_is_read_once(name: str, executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No step waits for the device; training and evaluation transfer one tensor each, for any N and T."""
     make, seeds = SEEDS[name]
     transfers: list[Tensor] = []
     real = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda self: (transfers.append(self), real(self))[1])
     for envs, steps in ((1, 2), (3, 5)):
-        world = World(program(make(), train=train_of()), envs, *seeds)
+        world = World(program(make(), train=train_of()), envs, *seeds, executor=executor)
         question = EvalPlan(split="validation", limit=None, influence=np.ones((envs, 2, 2)))
         transfers.clear()
         with Synchronisations() as waits:

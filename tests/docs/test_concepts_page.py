@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from pages import NAMES, ROOT, code, page, words_of_code
 
+from esper_core.plugin.loader import load
 from esper_core.rules import gates
 from esper_core.runner.compare import ARMS
 from esper_core.runner.config.records import SECTIONS
 from esper_core.runner.strict import leaves
 from esper_core.state.actions import HEADS_OF, Blend, Op, name_of
+from esper_core.state.governor import Verdict
 from esper_core.state.slots import LIVE, Stage
 
 PAGE = page("docs/concepts.md")
@@ -51,19 +53,30 @@ def test_every_gate_of_the_code_is_in_the_table() -> None:
 
 def test_every_key_on_the_page_exists() -> None:
     known = {".".join(path) for name, record in SECTIONS.items() for path in leaves(record, (name,))}
-    known |= {"reward.rent"}
-    used = {
-        word
-        for word in words_of_code(PAGE.text)
-        if re.fullmatch(r"(run|train|growth|plugins|reward)\.\w+", word)
-    }
-    assert used
+    catalogue = load(no_plugins=True)
+    for kind, name in (("reward", "esper/shipped"), ("policy", "esper/lstm")):
+        record = catalogue.find(kind, name).settings()
+        assert record is not None
+        known |= {".".join(path) for path in leaves(record, (kind,))}
+    sections = {path.partition(".")[0] for path in known}
+    used = {word for word in words_of_code(PAGE.text) if re.fullmatch(rf"({'|'.join(sections)})\.\w+", word)}
+    assert {"growth", "governor", "learn", "policy", "reward"} <= {path.partition(".")[0] for path in used}
     assert used <= known
 
 
 def test_the_blends_and_the_arms_are_those_of_the_code() -> None:
     assert [code(row[0]) for row in PAGE.table("Blends").rows] == [name_of(blend) for blend in Blend]
     assert tuple(code(row[0]) for row in PAGE.table("The comparison").rows) == ARMS
+
+
+def test_the_controllers_are_those_that_esper_brings() -> None:
+    names = [code(row[0]) for row in PAGE.table("Controllers").rows]
+    assert sorted(names) == sorted(load(no_plugins=True).names("policy"))
+
+
+def test_the_verdicts_are_those_of_the_governor() -> None:
+    table = PAGE.table("The governor")
+    assert [code(row[0]) for row in table.rows] == [name_of(v) for v in Verdict if v != Verdict.NONE]
 
 
 @pytest.mark.parametrize("name", CODE_NAMES)

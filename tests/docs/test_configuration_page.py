@@ -20,7 +20,13 @@ from esper_core.state.settings import OptimizerSettings
 
 PAGE = page("docs/configuration.md")
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-OWN_CHECKS = {"finite": "finite", "distinct": "no entry twice", "_even": "even"}
+OWN_CHECKS = {
+    "finite": "finite",
+    "distinct": "no entry twice",
+    "_even": "even",
+    "_reachable": "<= `window`",
+    "_not_before": ">= `rent_from`",
+}
 """Validators that are functions, and how the page says what they ask for."""
 
 

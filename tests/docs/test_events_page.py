@@ -12,10 +12,12 @@ from pages import code, page, words_of_code
 from worlds import cast_of, epochs, program, script, spirals, step
 
 import esper_core
-from esper_core.plugin import Choice, Floats, View
+from esper_core.plugin import MEASURES, Choice, Floats, Ints, Rule, View
 from esper_core.runner.events import ESCALATION, LEVELS, Events, plain
+from esper_core.state.actions import name_of
 from esper_core.state.attribution import Attribution
 from esper_core.state.evidence import Evidence
+from esper_core.state.governor import Verdict
 from esper_core.state.plans import GradientStatistics
 from esper_core.state.signals import HostSignals
 
@@ -23,7 +25,8 @@ PAGE = page("docs/events.md")
 SMALL = ("task.samples=60", "train.epochs=8", "train.batch_size=12", "run.envs=2")
 BROKEN = (*SMALL, "train.host.lr=1e30", "train.host.clip=0.0", "policy.name=static")
 """The second step of every host is not finite any more."""
-BY_NAME = {"arms", "components"}
+LEARNED = (*SMALL, "policy.name=lstm")
+BY_NAME = {"arms", "components", "learning"}
 """Objects whose names depend on the run."""
 
 
@@ -33,7 +36,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[dict[str, Any]]]:
-    """Events of the same healthy run at every level, and of broken runs."""
+    """Events of the same healthy run at every level, of broken runs, and of one that learns."""
     folder = tmp_path_factory.mktemp("runs")
     found = {}
     for level in LEVELS:
@@ -41,6 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[dict[str
             if name in (level, "broken lifecycle", "broken normal"):
                 result = esper_core.run("spirals", sets=[*sets, f"run.level={level}"], out=folder / name)
                 found[name] = events(result.folder)
+    found["learned"] = events(esper_core.run("spirals", sets=LEARNED, out=folder / "learned").folder)
     return found
 
 
@@ -63,7 +67,9 @@ def paths(value: Mapping[str, Any], prefix: str = "", anonymous: bool = False) -
     """Every field of an event, dotted."""
     for key, item in value.items():
         path = f"{prefix}{'*' if anonymous else key}"
-        if isinstance(item, dict):
+        if item == {} and key in BY_NAME:
+            yield f"{path}.*"
+        elif isinstance(item, dict):
             yield from paths(item, f"{path}.", key in BY_NAME)
         else:
             yield path
@@ -81,9 +87,9 @@ def test_the_page_has_the_levels_of_the_code() -> None:
 @pytest.mark.acceptance("TE-05", "TE-06")
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_writes_exactly_its_kinds(runs: Mapping[str, list[dict[str, Any]]], level: str) -> None:
-    """All but `nonfinite`, which a healthy run does not have."""
+    """All but `nonfinite` and `rollback`, which a healthy run does not have."""
     written = {event["kind"] for event in runs[level]}
-    assert written == set(levels()[level]) - {"nonfinite"}
+    assert written == set(levels()[level]) - {"nonfinite", "rollback"}
 
 
 @pytest.mark.acceptance("TE-05", "TE-06", "X-13")
@@ -126,11 +132,32 @@ def test_an_escalation_ends(level: str, deep: int) -> None:
 @pytest.mark.acceptance("TE-06")
 def test_rows_of_an_event_belong_together(runs: Mapping[str, list[dict[str, Any]]]) -> None:
     """All columns of an event are equally long."""
-    columnar = ("lifecycle", "epoch", "decision", "seeds", "interactions")
-    for event in runs["debug"]:
+    columnar = {"lifecycle", "rollback", "epoch", "decision", "seeds", "interactions"}
+    seen = set()
+    for event in (*runs["debug"], *runs["broken normal"]):
         if event["kind"] in columnar:
+            seen.add(event["kind"])
             lengths = {len(value) for value in event.values() if isinstance(value, list)}
             assert len(lengths) == 1, event["kind"]
+    assert seen == columnar
+
+
+def test_what_the_learned_policy_tells_is_named(runs: Mapping[str, list[dict[str, Any]]]) -> None:
+    (summary,) = (event for event in runs["learned"] if event["kind"] == "round")
+    text = PAGE.text.partition("`esper/lstm` tells in `learning`: ")[2].partition("\n\n")[0]
+    assert words_of_code(text) == set(summary["learning"])
+    assert words_of_code(text)
+
+
+@pytest.mark.acceptance("RL-02")
+def test_rollbacks_of_a_round_are_counted_where_they_are_told(
+    runs: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    written = runs["broken normal"]
+    told = [env for event in written if event["kind"] == "rollback" for env in event["env"]]
+    (summary,) = (event for event in written if event["kind"] == "round")
+    assert summary["rollbacks"] == [told.count(env) for env in summary["envs"]]
+    assert min(summary["rollbacks"]) > 0
 
 
 def test_the_operations_are_in_the_order_that_the_page_says(runs: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -182,15 +209,20 @@ def test_an_epoch_event_has_what_the_next_decision_sees() -> None:
             assert seeds[field.name] == [plain(getattr(view.evidence, field.name)[row]) for row in rows]
         compared += len(rows)
     assert compared > 0
+    assert all(isinstance(value, float) for name in MEASURES for value in seeds[name])
 
 
 def test_every_word_of_code_on_the_page_is_known() -> None:
     """Settings, kinds, levels, fields, values: nothing that the code does not have."""
     fields = {field for kind in documented().values() for field in kind}
     values = {"loss", "gradient", "dormant", "germinate", "diverged", "automatic", "null"}
+    values |= {name_of(verdict) for verdict in Verdict}
     files = {"events.jsonl", "esper/jsonl", "esper/shipped", "run.level", "clock", "*", "host.*", "seeds.*"}
-    parts = {"score", "shipped", "rent", '{"clock": {"time": ...}}'}
-    assert words_of_code(PAGE.text) <= fields | values | files | parts | set(LEVELS) | set(LEVELS["debug"])
+    parts = {"score", "shipped", "rent", "panic", '{"clock": {"time": ...}}'}
+    about = PAGE.text.partition("`esper/lstm` tells in `learning`: ")
+    learned = words_of_code("".join(about[1:2]) + about[2].partition("\n\n")[0])
+    known = fields | values | files | parts | learned | set(LEVELS) | set(LEVELS["debug"])
+    assert words_of_code(PAGE.text) <= known
 
 
 class Received:
@@ -206,19 +238,18 @@ class Received:
         pass
 
 
-class Watched:
-    """A policy whose views are kept."""
+class Watched(Rule):
+    """A policy whose views are kept, and that asks for every measurement."""
+
+    needs = MEASURES
 
     def __init__(self, policy: Any, views: list[View]) -> None:
         self._policy, self._views = policy, views
 
-    def start(self, envs: int) -> Any:
-        return self._policy.start(envs)
+    def start(self, envs: Ints, round_index: int) -> Any:
+        return self._policy.start(envs, round_index)
 
     def decide(self, view: View, memory: Any, uniforms: Floats) -> Choice:
         self._views.append(view)
         choice: Choice = self._policy.decide(view, memory, uniforms)
         return choice
-
-    def state(self) -> Mapping[str, Any]:
-        return {}

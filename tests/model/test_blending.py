@@ -81,11 +81,11 @@ def test_values_and_gradients_equal_their_equations(influence: float, seed_gain:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 3.0, 100.0])
 def test_incubation_is_the_gradient_of_the_capped_change(shape: tuple[int, ...], scale: float) -> None:
-    """Autograd through c(delta) = delta * min(1, cap |h| / |delta|), written out."""
+    """Autograd through c(delta) = delta * min(1, cap max(|h|, 0.1 sqrt(n)) / |delta|), written out."""
     h, delta, grad = draw(*shape, key=0), draw(*shape, key=1, scale=scale), draw(*shape, key=2)
     y, to_host, to_seed = through(h, delta, 0.0, 1.0, grad)
     free = delta.clone().requires_grad_()
-    capped = free * torch.clamp(CAP * h.norm() / free.norm(), max=1.0)
+    capped = free * torch.clamp(CAP * max(h.norm(), 0.1 * h.numel() ** 0.5) / free.norm(), max=1.0)
     (expected,) = torch.autograd.grad(h + capped, free, grad)
     torch.testing.assert_close(to_seed, expected, rtol=1e-11, atol=1e-13)
     assert bitwise(y, h)
@@ -119,7 +119,14 @@ def test_silent_features_and_a_silent_seed_have_a_finite_gradient() -> None:
     zeros, grad = torch.zeros(5, 4, dtype=torch.float64), draw(5, 4, key=0)
     assert bitwise(through(zeros, zeros, 0.0, 1.0, grad)[2], grad)
     assert bitwise(through(draw(5, 4, key=1), zeros, 0.0, 1.0, grad)[2], grad)
-    assert not through(zeros, draw(5, 4, key=1), 0.0, 1.0, grad)[2].any()
+
+
+def test_a_dead_layer_does_not_forbid_the_seed_that_would_revive_it() -> None:
+    """Its features are 0 for every input, and the cap is relative to them."""
+    zeros, grad = torch.zeros(5, 4, dtype=torch.float64), draw(5, 4, key=0)
+    assert bitwise(through(zeros, draw(5, 4, key=1, scale=0.01), 0.0, 1.0, grad)[2], grad)
+    beyond = through(zeros, draw(5, 4, key=1, scale=10.0), 0.0, 1.0, grad)[2]
+    assert 0 < float(beyond.norm()) < 0.1 * float(grad.norm())
 
 
 @pytest.mark.acceptance("GR-01")

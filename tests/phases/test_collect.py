@@ -22,20 +22,25 @@ from worlds import (
     table_of,
 )
 
-from esper_core.phases import collect
+from esper_core.phases import collect, reward
 from esper_core.plugin.protocols import View
-from esper_core.rules import lifecycle
+from esper_core.plugin.rewards import Transition
+from esper_core.rules import governor, lifecycle
 from esper_core.rules.lifecycle import Refusal
 from esper_core.state import rollout as rollout_module
 from esper_core.state.actions import HEADS, Op
 from esper_core.state.settings import GrowthSettings, TrainSettings
 from esper_core.state.slots import PLANTED, SlotTable, Stage
-from esper_plugins.policies import random, static
+from esper_plugins.policies import heuristic, lowest_rank, lstm, random, static
+from esper_plugins.policies.settings import Heuristic, LowestRank, Lstm
 
 TRAIN = TrainSettings(epochs=10, batch_size=8, train_batches=2)
 POLICIES = {
     "static": static.build,
     "random": random.build,
+    "heuristic": lambda context: heuristic.build(context, Heuristic(min_epoch=0, patience=0)),
+    "plant-lowest-rank": lambda context: lowest_rank.build(context, LowestRank()),
+    "lstm": lambda context: lstm.build(context, Lstm(hidden=8, slot_code=4)),
     "scripted": script(
         step(0, "germinate", "block0", blueprint="linear", target=1.0, speed=1),
         step(2, "advance", "block0"),
@@ -45,10 +50,10 @@ POLICIES = {
 }
 
 
-@pytest.mark.acceptance("X-23", "HE-05")
+@pytest.mark.acceptance("X-23", "HE-04", "HE-05")
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_every_policy_lives_through_the_same_epoch(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decide, act, tick, edit, settle, train, evaluate, pay: in every epoch, whatever was decided."""
+    """Decide, act, train, evaluate, judge, bless, pay: in every epoch, whatever was decided."""
     cast = cast_of(program(spirals(), train=TRAIN), policy)
     order: list[str] = []
 
@@ -59,35 +64,46 @@ def test_every_policy_lives_through_the_same_epoch(policy: Any, monkeypatch: pyt
     spy(cast.policy, "decide")
     for name in ("apply", "tick", "settle", "age"):
         spy(lifecycle, name)
-    for name in ("edit", "train", "evaluate"):
+    for name in ("edit", "train", "evaluate", "snapshot"):
         spy(cast.device, name)
-    spy(cast.reward, "components")
+    spy(governor, "judge")
+    spy(reward, "pay")
     play(cast, (0, 1))
-    epoch = ["decide", "apply", "tick", "edit", "settle", "train", "evaluate", "age", "components"]
-    assert order == epoch * TRAIN.epochs
+    epoch = ["decide", "apply", "tick", "edit", "settle", "train", "evaluate", "age", "judge", "snapshot", "pay"]
+    assert order == ["snapshot", *epoch * TRAIN.epochs]
 
 
-def test_a_decision_sees_the_epoch_before_and_is_paid_for_the_epoch_after() -> None:
+def test_a_decision_sees_the_epoch_before_and_is_paid_for_the_epoch_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What the policy saw is what the last epoch measured; what it is paid was measured after it acted."""
     cast = cast_of(program(spirals(), train=TRAIN), random.build)
     views: list[View] = []
-    transitions: list[Any] = []
-    decide, components = cast.policy.decide, cast.reward.components
+    transitions: list[Transition] = []
+    numbers: list[int] = []
+    decide, pay = cast.policy.decide, reward.pay
+
+    def paid(family: Any, ledger: Any, transition: Transition, *, epoch: int, **rest: Any) -> Any:
+        transitions.append(transition)
+        numbers.append(epoch)
+        return pay(family, ledger, transition, epoch=epoch, **rest)
+
     cast.policy.decide = lambda view, *rest: (views.append(view), decide(view, *rest))[1]  # type: ignore[method-assign]
-    cast.reward.components = lambda t: (transitions.append(t), components(t))[1]  # type: ignore[method-assign]
+    monkeypatch.setattr(reward, "pay", paid)
     after = [episode for episode, _ in epochs(cast, (0, 1, 2))]
-    assert [view.epoch for view in views] == [t.epoch for t in transitions] == list(range(TRAIN.epochs))
+    assert [view.epoch for view in views] == numbers == list(range(TRAIN.epochs))
+    assert [view.begins.all() for view in views] == [True] + [False] * 9
     assert np.isnan(views[0].signals.score).all()
     for view, transition, episode in zip(views, transitions, after, strict=True):
-        assert transition.before is view.slots
-        assert transition.signals_before is view.signals
-        assert transition.signals is episode.signals
-        assert transition.evidence is episode.evidence
-        assert transition.after is episode.slots
+        for standing, seen in ((transition.before, view), (transition.after, episode)):
+            assert standing.slots is seen.slots
+            assert standing.signals is seen.signals
+            assert standing.evidence is seen.evidence
     for view, episode in zip(views[1:], after, strict=False):
         assert view.slots is episode.slots
         assert view.evidence is episode.evidence
-    assert [t.terminal for t in transitions] == [False] * 9 + [True]
+    assert [t.final for t in transitions] == [False] * 9 + [True]
+    assert all((t.terminal == t.final).all() for t in transitions)
 
 
 @pytest.mark.property

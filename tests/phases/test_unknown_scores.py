@@ -38,6 +38,8 @@ def answered(slots: SlotTable, scores: np.ndarray, losses: np.ndarray | None = N
         loss_sum=np.ones((1, len(scores))) if losses is None else losses[None] * SAMPLES,
         score_sum=scores.sum(axis=1)[None],
         co_score=(scores @ scores.T)[None],
+        rank=np.full(slots.shape, np.nan),
+        orthogonality=np.full(slots.shape, np.nan),
         device_ms=0.0,
     )
     return validate.read(question, counts, higher_is_better=True)

@@ -75,6 +75,8 @@ def answer(question: Question, play: Game, envs: Any = None) -> EvalCounts:
         loss_sum=losses.sum(axis=-1),
         score_sum=scores.sum(axis=-1),
         co_score=scores @ scores.transpose(0, 2, 1),
+        rank=np.full(question.players.shape, np.nan),
+        orthogonality=np.full(question.players.shape, np.nan),
         device_ms=0.0,
     )
 

@@ -245,7 +245,7 @@ class PlainRun:
 
     def _capped(self, delta: Tensor, h: Tensor) -> Tensor:
         """delta, drawn back to the sphere of radius cap |h| if it lies outside."""
-        limit, norm = self.growth.incubation_cap * h.norm(), delta.norm()
+        limit, norm = self.growth.incubation_cap * max(float(h.norm()), 0.1 * h.numel() ** 0.5), delta.norm()
         if norm <= limit:
             return delta
         self.history.capped += 1

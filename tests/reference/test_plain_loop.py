@@ -18,13 +18,14 @@ from worlds import OPEN, Played, cast_of, digits, pictures, play, program, scrip
 
 from esper_core.model.program import Program
 from esper_core.phases import collect
-from esper_core.plugin.protocols import Choice, View
+from esper_core.plugin.protocols import Choice, PolicyContext, Rule, View
 from esper_core.rules.randomness import Purpose, permutations
 from esper_core.state.actions import HEADS, Decision, name_of
 from esper_core.state.arrays import Floats
 from esper_core.state.settings import GrowthSettings, OptimizerSettings, TrainSettings
-from esper_plugins.policies import random
-from esper_plugins.policies.settings import ScriptStep
+from esper_plugins.policies import heuristic as heuristic_policy
+from esper_plugins.policies import lstm, random
+from esper_plugins.policies.settings import Heuristic, Lstm, ScriptStep
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 CURVES = ("linear", "cosine", "sigmoid-gentle", "sigmoid", "sigmoid-sharp")
@@ -222,29 +223,34 @@ def test_a_host_with_batch_normalisation_equals_the_plain_loop() -> None:
     assert all(len(set(history.score)) > 3 for history in histories)
 
 
-class Replay:
+class Replay(Rule):
     """A policy that repeats what another one decided."""
 
     def __init__(self, heads: Any) -> None:
         self.heads = heads
 
-    def start(self, envs: int) -> None:
-        return None
-
     def decide(self, view: View, memory: None, uniforms: Floats) -> Choice:
         choices = dict(zip(HEADS, self.heads[view.epoch].T, strict=True))
         return Choice(decision=Decision(**choices))
 
-    def state(self) -> dict[str, Any]:
-        return {}
+
+def learned(context: PolicyContext) -> lstm.LstmPolicy:
+    return lstm.build(context, Lstm(hidden=8, slot_code=4))
 
 
-@pytest.mark.acceptance("HE-05", "HE-06", "TR-07", "X-23")
-def test_the_same_actions_give_the_same_run_whichever_policy_takes_them() -> None:
+def heuristic(context: PolicyContext) -> Any:
+    return heuristic_policy.build(context, Heuristic())
+
+
+@pytest.mark.acceptance("HE-04", "HE-05", "HE-06", "TR-07", "X-23")
+@pytest.mark.parametrize(
+    ("policy", "ops"), [(random.build, set(range(6))), (learned, set(range(6))), (heuristic, {0, 1, 2})]
+)
+def test_the_same_actions_give_the_same_run_whichever_policy_takes_them(policy: Any, ops: set[int]) -> None:
     problem = program(spirals(), train=TrainSettings(epochs=16, batch_size=8, train_batches=2))
-    drawn = play(cast_of(problem, random.build), range(8))
+    drawn = play(cast_of(problem, policy), range(8))
     heads = drawn.episode.rollout.heads
-    assert {int(op) for op in heads[:, :, 0].ravel()} == set(range(6))
+    assert {int(op) for op in heads[:, :, 0].ravel()} >= ops
     repeated = play(cast_of(problem, lambda context: Replay(heads)), range(8))
     assert drawn.tensors.keys() == repeated.tensors.keys()
     for name, tensor in drawn.tensors.items():
@@ -266,8 +272,8 @@ def test_there_is_one_training_step() -> None:
                 if name in callers and (name != "train" or called.endswith("device.train")):
                     callers[name].add(f"{path.parent.name}/{path.name}")
     assert callers == {
-        "grad": {"devices/loop.py"},
-        "step": {"devices/loop.py"},
+        "grad": {"devices/loop.py", "devices/sites.py", "devices/stacked.py"},
+        "step": {"devices/epoch.py"},
         "train": {"phases/collect.py"},
         "backward": set(),
     }

@@ -14,8 +14,10 @@ import esper_core
 from esper_core.errors import RunError
 from esper_core.phases import collect
 from esper_core.phases.collect import Cast, Episode, EpochReport
-from esper_core.plugin.protocols import SinkContext, Transition
+from esper_core.plugin.protocols import SinkContext
+from esper_core.plugin.rewards import Standing
 from esper_core.runner.events import Events
+from esper_plugins.rewards import shipped
 from esper_plugins.sinks.jsonl import JsonLines
 
 
@@ -61,7 +63,8 @@ def test_a_diverged_seed_is_named_and_pruned_on_its_own(
             assert mine["loss"] == theirs["loss"], "an incubating seed never touches the host"
 
 
-def test_a_host_that_is_not_finite_is_one_event_that_names_it(
+@pytest.mark.acceptance("RL-02")
+def test_a_host_that_is_not_finite_is_one_event_that_names_it_and_is_rolled_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, env=0, epoch=3, name="segments.0.0.weight")
@@ -72,8 +75,24 @@ def test_a_host_that_is_not_finite_is_one_event_that_names_it(
         ("loss", 0, None, 3),
     ]
     assert bad[0]["parameter"].startswith("segments.")
-    after = [e for e in events(folder) if e["kind"] == "epoch" and e["epoch"] > 3]
-    assert all(e["loss"][0] is None and e["loss"][1] is not None for e in after)
+    told = {e["epoch"]: e for e in events(folder) if e["kind"] == "epoch"}
+    (rollback,) = (e for e in events(folder) if e["kind"] == "rollback")
+    assert rollback == {
+        "kind": "rollback",
+        "round": 0,
+        "epoch": 3,
+        "env": [0],
+        "verdict": ["nonfinite"],
+        "loss": [None],
+        "score": [rollback["score"][0]],
+        "restored": [2],
+        "reward": [told[3]["reward"][0]],
+    }
+    assert told[3]["score"][0] == told[2]["score"][0], "what is known is what was known then"
+    assert [epoch for epoch, e in told.items() if e["loss"][0] is None] == [3]
+    assert all(e["loss"][1] is not None for e in told.values())
+    (summary,) = (e for e in events(folder) if e["kind"] == "round")
+    assert summary["rollbacks"] == [1, 0]
 
 
 @pytest.mark.acceptance("TE-06")
@@ -101,13 +120,11 @@ def test_a_burst_of_events_is_written_whole(tmp_path: Path) -> None:
 def test_a_reward_that_is_not_finite_stops_the_run_and_names_the_component(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from esper_plugins.rewards.shipped import ShippedFamily
+    def broken(after: Standing) -> Any:
+        return np.asarray([0.0, np.inf])
 
-    def broken(self: ShippedFamily, transition: Transition) -> Mapping[str, Any]:
-        return {"greed": np.asarray([0.0, np.inf])}
-
-    monkeypatch.setattr(ShippedFamily, "components", broken)
-    with pytest.raises(RunError, match=r"component 'greed' is not finite in epoch 0, environments \[1\]"):
+    monkeypatch.setattr(shipped, "_score", broken)
+    with pytest.raises(RunError, match=r"component 'score' is not finite in epoch 0, environments \[1\]"):
         esper_core.run("spirals", sets=SMALL, out=tmp_path / "run")
 
 

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from small_runs import SMALL, events
 
@@ -19,13 +20,15 @@ import esper_core
 from esper_core.errors import ConfigError, Interrupted, PluginError, RunError
 from esper_core.phases import collect
 from esper_core.phases.collect import Episode, EpochReport
-from esper_core.plugin.protocols import SinkContext
+from esper_core.plugin.protocols import Learned, Rule, SinkContext
 from esper_core.runner import api, checkpoint, folder, setup
 from esper_core.runner.display.lines import Lines
 from esper_core.runner.display.objects import Objects
 from esper_core.runner.display.protocol import Quiet
 from esper_core.runner.display.screen import Screen
+from esper_core.runner.files import read_tensors
 from esper_core.runner.setup import Setup
+from esper_core.state.rollout import Rollout
 from esper_plugins.sinks.jsonl import JsonLines
 
 ROUNDS = [*SMALL, "run.rounds=2", "train.epochs=3", "policy.name=static"]
@@ -62,24 +65,29 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "stopped"
 
 
-class Counting:
-    """A policy that learns how many epochs it has decided about."""
+class Counting(Rule):
+    """A policy that learns how many epochs it has decided about, and what scores it has seen."""
 
     def __init__(self, inner: Any) -> None:
-        self._inner, self.decided = inner, 0
+        self._inner, self.decided, self.seen = inner, 0, torch.zeros(())
 
-    def start(self, envs: int) -> Any:
-        return self._inner.start(envs)
+    def start(self, *episode: Any) -> Any:
+        return self._inner.start(*episode)
 
     def decide(self, *seen: Any) -> Any:
         self.decided += 1
         return self._inner.decide(*seen)
 
-    def state(self) -> Mapping[str, Any]:
-        return {"decided": self.decided}
+    def learn(self, rollout: Rollout, round_index: int, rounds: int) -> dict[str, float]:
+        assert rounds == 2
+        self.seen = self.seen + rollout.score.sum()
+        return {"seen": float(self.seen)}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.decided = state["decided"]
+    def state(self) -> Learned:
+        return Learned(values={"decided": self.decided}, tensors={"seen": self.seen})
+
+    def restore(self, state: Learned) -> None:
+        self.decided, self.seen = state.values["decided"], state.tensors["seen"]
 
 
 def test_a_resumed_run_goes_on_with_what_the_policy_has_learned(
@@ -99,6 +107,12 @@ def test_a_resumed_run_goes_on_with_what_the_policy_has_learned(
     esper_core.resume(tmp_path / "run")
     learned = json.loads((tmp_path / "run" / "policy" / "policy.json").read_text())
     assert learned["state"] == {"decided": 6}
+    written = events(tmp_path / "run")
+    told = [e["learning"]["seen"] for e in written if e["kind"] == "round"]
+    scores = [sum(e["score"]) for e in written if e["kind"] == "epoch"]
+    assert told == pytest.approx([sum(scores[:3]), sum(scores)])
+    saved = read_tensors(tmp_path / "run" / "policy" / "policy.safetensors")
+    assert float(saved["seen"]) == told[1]
 
 
 def test_an_escalation_ends_with_its_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +310,10 @@ def test_a_malformed_manifest_is_named(stopped: Path, text: str, reason: str, co
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"state.json": "0"}', '{"format": 1}'])
-def test_a_checkpoint_needs_the_hashes_of_both_files(stopped: Path, text: str) -> None:
+def test_a_checkpoint_needs_the_hashes_of_all_files(stopped: Path, text: str) -> None:
     path = stopped / "checkpoints" / "round-000001"
     (path / "hashes.json").write_text(text)
-    with pytest.raises(RunError, match=r"hashes.json: must have the hashes of state.json and tensors"):
+    with pytest.raises(RunError, match=r"hashes.json: must have the hashes of policy.* and state.json and tensors"):
         checkpoint.load(path)
 
 

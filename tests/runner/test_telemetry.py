@@ -71,23 +71,24 @@ def test_reads_of_single_numbers_do_not_grow_with_environments_or_steps(
 def test_a_storm_of_failures_adds_no_work_on_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every loss of every step is NaN: the events say so, and the epochs run the same operations."""
+    """Every loss of every step is NaN: telling it runs no operation, and rolling back a few in an epoch."""
     calm = operations(tmp_path / "calm", "policy.name=static", "run.level=debug")
-    begin = collect.begin
+    advance = collect.advance
 
-    def stormy(*arguments: Any) -> Episode:
-        episode = begin(*arguments)
+    def stormy(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
         with torch.no_grad():
             episode.tensors.hosts.block.values.fill_(float("nan"))
-        return episode
+        return advance(cast, episode)
 
-    monkeypatch.setattr(collect, "begin", stormy)
+    monkeypatch.setattr(collect, "advance", stormy)
+    unwritten = operations(tmp_path / "unwritten", "policy.name=static", "run.level=off")
     storm = operations(tmp_path / "storm", "policy.name=static", "run.level=debug")
-    bad = [e for e in events(tmp_path / "storm") if e["kind"] == "nonfinite"]
-    assert len(bad) == 2 * 8
-    more = storm - calm
+    written = events(tmp_path / "storm")
+    assert [len([e for e in written if e["kind"] == k]) for k in ("nonfinite", "rollback")] == [2 * 8, 8]
     # one host is built once to look up the names of its parameters
-    assert sum(more.values()) < 40, more
+    assert sum((storm - unwritten).values()) < 40, storm - unwritten
+    epochs = 4 * 8  # of all arms
+    assert sum((unwritten - calm).values()) < 40 * epochs, unwritten - calm
 
 
 @pytest.mark.acceptance("QU-11")

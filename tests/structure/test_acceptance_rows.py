@@ -29,14 +29,14 @@ KNOWN = {
 PROMISED = {
     "GR": (*range(1, 9), *range(10, 15)),
     "ME": (3, 4, 5, 6, 8),
-    "RL": (5, 8, 11),
-    "HE": (1, 2, 3),
+    "RL": (1, 2, 3, 5, 7, 8, 11),
+    "HE": tuple(range(1, 7)),
     "CF": tuple(range(1, 12)),
     "QU": tuple(range(1, 14)),
     "TE": tuple(range(1, 7)),
-    "TR": (5, 7),
+    "TR": (2, 5, 7),
     "CK": (1, 2),
-    "X": (2, 3, *range(8, 14), 15, 16, 18, 22, 23),
+    "X": (1, 2, 3, *range(8, 17), 18, 22, 23),
 }
 """Rows that this version keeps."""
 

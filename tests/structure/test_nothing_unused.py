@@ -19,9 +19,9 @@ from esper_core.plugin.hooks import HOOKS
 
 WRITTEN_WHOLE = {
     ("Arm", "selected"): "report.json",
-    ("Evidence", "gradient_norm"): "events of the kind seeds",
     ("GradientStatistics", "largest"): "events of the kind gradients",
     ("GradientStatistics", "smallest"): "events of the kind gradients",
+    ("RoundSummary", "learning"): "events of the kind round",
 }
 """Fields that no line of code names, because the record is written as a whole; `tests/docs` checks that."""
 CALLED_FROM_OUTSIDE = {
@@ -104,10 +104,14 @@ def test_every_option_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monke
     read: set[tuple[str, str]] = set()
     for record in SETTINGS:
         monkeypatch.setattr(record, "__getattribute__", _counting(record, read))
-    small = ["task.samples=60", "train.epochs=6", "train.batch_size=12", "run.envs=1", "growth.budget=500"]
+    tiny = ["train.epochs=6", "train.batch_size=12", "run.envs=1", "growth.budget=500"]
+    small = [*tiny, "task.samples=60"]
     adamw, sgd = ({g: {"name": name} for g in ("host", "seed")} for name in ("adamw", "sgd"))
     for name, train in (("adamw", adamw), ("sgd", sgd)):
         esper_core.run({"task": {"name": "spirals"}, "train": train}, sets=small, out=tmp_path / name)
+    for name in ("heuristic", "plant-lowest-rank", "probe-and-switch", "lstm"):
+        esper_core.run("spirals", policy=name, sets=small, out=tmp_path / name)
+    esper_core.run("digits", policy="oracle", sets=[*tiny, "train.train_batches=2"], out=tmp_path / "oracle")
     esper_core.inspect("digits")
     options = {(r.__name__, field.name) for r in SETTINGS for field in attrs.fields(r)}
     assert not options - read

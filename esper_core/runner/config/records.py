@@ -10,7 +10,7 @@ from typing import Literal
 from attrs import field, frozen
 from attrs.validators import ge, le
 
-from esper_core.state.settings import GrowthSettings, TrainSettings, distinct
+from esper_core.state.settings import GovernorSettings, GrowthSettings, LearnSettings, TrainSettings, distinct
 
 
 @frozen(kw_only=True)
@@ -63,6 +63,8 @@ class Config:
         device: what trains and evaluates.
         train: how hosts and seeds are trained.
         growth: what may grow, and when.
+        governor: when a host is rolled back.
+        learn: how the controller learns.
         plugins: what may be loaded.
     """
 
@@ -73,6 +75,8 @@ class Config:
     device: Choice
     train: TrainSettings
     growth: GrowthSettings
+    governor: GovernorSettings
+    learn: LearnSettings
     plugins: PluginSettings
     blueprint: Mapping[str, object | None]
     """Settings of every blueprint that may germinate, by full name; None where it takes none."""
@@ -84,6 +88,8 @@ SECTIONS: dict[str, type] = {
     "run": RunSettings,
     "train": TrainSettings,
     "growth": GrowthSettings,
+    "governor": GovernorSettings,
+    "learn": LearnSettings,
     "plugins": PluginSettings,
 }
 """Sections that are the same whatever is chosen."""

@@ -27,7 +27,7 @@ from esper_core.runner.config.records import (
 )
 from esper_core.runner.config.report import Report
 from esper_core.runner.config.stack import PRESET
-from esper_core.state.settings import GrowthSettings, TrainSettings
+from esper_core.state.settings import GovernorSettings, GrowthSettings, LearnSettings, TrainSettings
 
 Offer = Entry[Component]
 
@@ -51,6 +51,8 @@ def resolve(tree: Tree, catalogue: Catalogue, *, source: str) -> Config:
     run = report.section("run", table, RunSettings)
     train = report.section("train", table, TrainSettings)
     growth = report.section("growth", table, GrowthSettings)
+    governor = report.section("governor", table, GovernorSettings)
+    learn = report.section("learn", table, LearnSettings)
     plugins = report.section("plugins", table, PluginSettings)
     choices = {kind: _choice(report, catalogue, kind, table.get(kind, {})) for kind in CHOICES}
     sinks = _named(report, catalogue, "sink", run.sinks)
@@ -67,6 +69,8 @@ def resolve(tree: Tree, catalogue: Catalogue, *, source: str) -> Config:
         run=attrs.evolve(run, sinks=tuple(entry.name for entry in sinks)),
         train=train,
         growth=attrs.evolve(growth, blueprints=tuple(entry.name for entry in blueprints)),
+        governor=governor,
+        learn=learn,
         plugins=plugins,
         task=choices["task"],
         policy=choices["policy"],

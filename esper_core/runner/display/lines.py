@@ -1,4 +1,4 @@
-"""The display for logs: a line per epoch, a line per kind of thing that happened, a table at the end.
+"""The display for logs: a line per round, a line per epoch of the last one, a table at the end.
 
 Role: what is shown where there is no terminal, and, with `--plain`, on one.
 Neighbours: `protocol` says what a display is told, `picture` draws the pieces, `live` shares head and table.
@@ -18,6 +18,7 @@ from esper_core.runner.config import Config
 from esper_core.runner.display.picture import LEGEND, TITLES, cells, comparison, in_units
 from esper_core.runner.events import transitions
 from esper_core.runner.folder import RunFolder
+from esper_core.state.actions import Op, name_of
 from esper_core.state.run import RoundSummary
 
 SHOWN = 8
@@ -41,7 +42,7 @@ class Lines:
 
     def epoch(self, episode: Episode, report: EpochReport) -> None:
         """One line: where it stands, how good it is, and every slot of the first hosts."""
-        if self._program is None:
+        if self._program is None or episode.round_index < self._rounds - 1:
             return
         signals, problem = episode.signals, self._program.problem
         total = len(episode.rollout.reward)
@@ -60,13 +61,8 @@ class Lines:
     def round(self, summary: RoundSummary) -> None:
         """What the round came to."""
         if self._rounds > 1 and self._program is not None:
-            problem = self._program.problem
-            line = (
-                f"round {summary.round_index + 1}/{self._rounds}  "
-                f"mean return {np.mean(summary.returns):.4f}  "
-                f"best shipped {problem.score_name} {in_units(np.max(summary.committed), problem):.3f}"
-            )
-            self._console.print(Text(line))
+            where = f"round {summary.round_index + 1:>{len(str(self._rounds))}}/{self._rounds}"
+            self._console.print(Text(f"{where}  {told(summary, self._program.problem)}"))
 
     def arm(self, name: str, episode: Episode) -> None:
         """A line when an arm is over."""
@@ -107,6 +103,20 @@ def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, fo
         f'use it in Python:          esper_core.load_grown("{folder.path}")',
     ):
         console.print(Text(line), soft_wrap=True)
+
+
+def told(summary: RoundSummary, problem: Problem) -> str:
+    """What a round came to, as means over hosts: return, what would ship, and what the controller did."""
+    committed = in_units(np.asarray(summary.committed), problem)
+    best = in_units(np.nanmax(summary.committed), problem)
+    done = np.mean(summary.operations, axis=0).tolist()
+    acts = [f"{name_of(op)} {done[op]:.1f}" for op in Op if op != Op.WAIT and done[op] > 0]
+    rolled = sum(summary.rollbacks)
+    line = (
+        f"return {np.mean(summary.returns):7.4f}  shipped {problem.score_name} {np.nanmean(committed):.3f} "
+        f"best {best:.3f}  +{np.mean(summary.parameters):.0f} parameters  {'  '.join(acts)}"
+    )
+    return line + (f"  {rolled} rolled back" if rolled else "")
 
 
 def happened(episode: Episode, report: EpochReport, program: Program) -> list[str]:

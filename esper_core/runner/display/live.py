@@ -19,8 +19,8 @@ from esper_core.model.program import Program
 from esper_core.phases.collect import Episode, EpochReport
 from esper_core.runner.compare import ARMS, Arm
 from esper_core.runner.config import Config
-from esper_core.runner.display.lines import happened, print_head, print_result
-from esper_core.runner.display.picture import TITLES, cells, in_units
+from esper_core.runner.display.lines import happened, print_head, print_result, told
+from esper_core.runner.display.picture import TITLES, cells, in_units, trend
 from esper_core.runner.folder import RunFolder
 from esper_core.state.run import RoundSummary
 
@@ -45,6 +45,8 @@ class Board:
         self._program: Program | None = None
         self._lanes: dict[tuple[int, int], list[int]] = {}
         self._news: list[str] = []
+        self._returns: list[float] = []
+        self._last = ""
 
     def begin(self, config: Config, program: Program, folder: RunFolder, done: int) -> None:
         """What is run; the board appears."""
@@ -72,6 +74,9 @@ class Board:
 
     def round(self, summary: RoundSummary) -> None:
         """The next epoch shows it."""
+        if self._program is not None:
+            self._returns.append(float(np.mean(summary.returns)))
+            self._last = told(summary, self._program.problem)
 
     def arm(self, name: str, episode: Episode) -> None:
         """Redraw the progress of the comparison."""
@@ -102,6 +107,9 @@ class Board:
             f"{int(left // 60)}:{int(left % 60):02d} left",
         )
         news = [Text(text, style="dim") for text in self._news]
+        if self._returns:
+            bars = trend(self._returns[-self._console.width + 24 :])
+            news = [Text(f"last round: {self._last}"), Text(f"mean return by round  {bars}"), *news]
         self._live.update(Group(line, *([body] if body is not None else []), *news))
 
     def _hosts(self, episode: Episode, program: Program) -> Table:

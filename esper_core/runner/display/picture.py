@@ -4,7 +4,8 @@ Role: pieces that displays and `runner.inspect` share.
 Neighbours: `lines` and `live` draw a run as it goes on, `runner.inspect` afterwards.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -38,6 +39,10 @@ TITLES = {
 """Names of the arms of a comparison."""
 
 
+BARS = "▁▂▃▄▅▆▇█"
+"""From low to high."""
+
+
 def cells(stages: Iterable[int]) -> Text:
     """A row of letters: the slots of one host, or the epochs of one slot."""
     text = Text()
@@ -45,6 +50,13 @@ def cells(stages: Iterable[int]) -> Text:
         letter, style = GLYPHS[Stage(stage)]
         text.append(letter, style=style)
     return text
+
+
+def trend(values: Sequence[float]) -> str:
+    """A number per round as a row of bars, from the lowest to the highest."""
+    low, high = min(values), max(values)
+    height = len(BARS) - 1
+    return "".join(BARS[round(height * (v - low) / (high - low)) if high > low else 0] for v in values)
 
 
 def comparison(score: str, arms: Mapping[str, Arm]) -> Table:
@@ -57,12 +69,17 @@ def comparison(score: str, arms: Mapping[str, Arm]) -> Table:
     tries = next(iter(arms.values())).tries
     title = f"report split: best of {tries} tries each, selected by validation"
     table = Table(title=title, title_justify="left")
-    for heading in ("network", score, "+/-", "parameters", "epochs"):
+    for heading in ("network", score, "mean of all", "parameters", "epochs"):
         table.add_column(Text(heading), justify="left" if heading == "network" else "right")
     for name, arm in arms.items():
-        numbers = (f"{arm.score:.4f}", f"{arm.error:.4f}", f"{arm.parameters:,}", str(arm.epochs))
+        scores = (_with_error(arm.score, arm.error), _with_error(arm.mean, arm.mean_error))
+        numbers = (*scores, f"{arm.parameters:,}", str(arm.epochs))
         table.add_row(TITLES[name], *numbers, style="bold magenta" if name == "grown" else None)
     return table
+
+
+def _with_error(score: float, error: float) -> str:
+    return f"{score:.4f}" if math.isnan(error) else f"{score:.4f} ± {error:.4f}"
 
 
 def in_units(score: Any, problem: Problem) -> Any:
