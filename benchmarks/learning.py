@@ -1,4 +1,4 @@
-"""Does the controller learn, and is growing worth it? Whole runs of `digits`, one per seed, and what they came to.
+"""Does the controller learn, and is growing worth it? Whole runs of `digits`, one per seed.
 
     python benchmarks/learning.py [--seeds 5] [--out runs/learning] [--set KEY=VALUE ...]
 

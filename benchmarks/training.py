@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [N ...]
 
-Prints training samples per second of CPU of the bare PyTorch loop and of the strategy without a live seed and
-with one in every host. Ratios of one run are comparable; seconds of different runs are not.
+Prints training samples per second of CPU of the bare PyTorch loop, and of each executor of the strategy
+without a live seed and with one in every host. Ratios of one run are comparable; seconds of different runs are not.
 """
 
 import sys
@@ -27,22 +27,30 @@ EPOCHS = 3
 def main(sizes: list[int]) -> None:
     """Measure `digits`."""
     catalogue = catalogue_for("digits")
-    config = load("digits", sets=[f"train.epochs={EPOCHS}"], flags={"policy": "static"}, catalogue=catalogue)
-    setup = assemble(config, catalogue)
-    program = setup.cast.program
+    setups = {}
+    for executor in ("loop", "stacked"):
+        sets = [f"train.epochs={EPOCHS}", f"device.executor={executor}"]
+        config = load("digits", sets=sets, flags={"policy": "static"}, catalogue=catalogue)
+        setups[executor] = assemble(config, catalogue)
+    program = setups["loop"].cast.program
     space = program.space
-    one = np.asarray([1 if name == space.slots[0] else -1 for name in space.slots])
+    one = np.asarray([0 if name == space.slots[0] else -1 for name in space.slots])
     print("training samples per second of CPU; ratios are to the bare loop, which has no seed")
-    print(f"{'N':>4} {'bare loop':>12} {'strategy':>12} {'ratio':>7} {'one seed each':>14} {'ratio':>7}")
+    heading = f"{'N':>4} {'bare loop':>12}"
+    for executor in setups:
+        heading += f" {executor:>12} {'ratio':>7} {'one seed each':>14} {'ratio':>7}"
+    print(heading)
     for envs in sizes:
         planted = lifecycle.plant(space, envs, one, np.zeros_like(one), np.ones(len(one)))
         bare = _bare(program, envs)
-        rates = [_strategy(setup, envs, slots) for slots in (None, planted)]
-        cells = "".join(
-            f" {rate:>{w}.0f} {rate / bare:>7.2f}" for rate, w in zip(rates, (12, 14), strict=True)
-        )
-        print(f"{envs:>4} {bare:>12.0f}{cells}")
-    setup.cast.device.close()
+        line = f"{envs:>4} {bare:>12.0f}"
+        for setup in setups.values():
+            for slots, width in ((None, 12), (planted, 14)):
+                rate = _strategy(setup, envs, slots)
+                line += f" {rate:>{width}.0f} {rate / bare:>7.2f}"
+        print(line)
+    for setup in setups.values():
+        setup.cast.device.close()
 
 
 def _bare(program: Program, envs: int) -> float:
@@ -54,7 +62,7 @@ def _bare(program: Program, envs: int) -> float:
         for h in hosts
     ]
     data, size = program.problem.fit, len(program.problem.fit)
-    steps = size // train.batch_size
+    steps = min(size // train.batch_size, train.train_batches or size)
     begin = time.process_time()
     for _ in range(EPOCHS):
         orders = [torch.randperm(size) for _ in hosts]

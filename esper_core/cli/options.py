@@ -42,7 +42,7 @@ json = _display("json", "One JSON object a line on stdout.")
 def displays(command: Decorated) -> Decorated:
     """`--quiet`, `--plain` and `--json`, of which one may be given; read it with `display`."""
     quiet = _display("quiet", "Show nothing but errors.")
-    plain = _display("plain", "One plain line an epoch, no live display.")
+    plain = _display("plain", "Plain lines, no live display.")
     return quiet(plain(json(command)))
 
 

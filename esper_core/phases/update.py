@@ -155,7 +155,7 @@ def improve(
         learn: how.
         scale: unit of returns that the value's error is measured in.
         keys: root seed and round, which key the order of environments.
-        progress: share of the run that is over, in [0, 1).
+        progress: from 0 in the run's first round to 1 in its last.
 
     Returns:
         Numbers about the round: losses, entropy, divergence, share of clipped choices, gradient norm, steps

@@ -141,7 +141,7 @@ class _Part:
         if not self._whole:
             for name, buffer in self._buffers.items():
                 buffer.index_copy_(0, self._rows, tensors[name])
-        return changes.index_copy_(0, self._envs, found) if self._heard else changes
+        return changes.index_copy_(0, self._envs, found)
 
 
 def _parts(site: int, run: Run, leaves: _Leaves, plan: TrainPlan) -> list[_Part]:

@@ -88,7 +88,7 @@ def test_a_seed_with_a_broken_gradient_does_not_step_and_does_not_touch_its_host
 ) -> None:
     """Its own gradient is not finite, while loss and host are fine; dead units make zeros."""
     part = Part(name="test/fragile", build="", call=fragile)
-    problem = digits()
+    problem = digits(narrow_width=4)
     world = World(program(problem, train=train_of(clip_scope=scope), parts=[part]), 1)
     world.table = table_of(world.program, 1, (0, "fragile", stage, 1.0))
     world.tensors, built = world.device.edit(world.tensors, germinated(world.table))

@@ -219,3 +219,15 @@ def test_a_group_that_does_not_exist_is_unknown() -> None:
     assert np.isnan(found.root_mean_square).all()
     assert np.isinf(found.smallest).all()
     assert (found.culprit == -1).all()
+
+
+@pytest.mark.acceptance("GR-04")
+def test_rows_of_fewer_parameters_are_padded_and_not_blamed_for_it() -> None:
+    """By hand: a row of three parameters and a row of one; what is behind the last does not count."""
+    accumulator = Accumulator([3, 1], [1.0, 0.0], torch.device("cpu"))
+    norms = torch.tensor([[1e-8, 20.0, 1.0], [9.0, 0.0, 0.0]], dtype=torch.float64)
+    accumulator.add(norms, group_norms(norms), torch.ones(2, dtype=torch.bool), sampled=True)
+    found = statistics(accumulator.packed().numpy())
+    np.testing.assert_allclose(found.vanished, [1 / 3, 0.0])
+    np.testing.assert_allclose(found.exploded, [1 / 3, 0.0])
+    np.testing.assert_allclose(found.largest, [(400 + 1) ** 0.5, 9.0])

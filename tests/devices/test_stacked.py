@@ -38,6 +38,7 @@ from esper_plugins.policies import random
 BOTH: Any = ("loop", "stacked")
 EXACT = 1e-12
 ADAMW = OptimizerSettings(name="adamw", lr=0.02, weight_decay=0.1)
+TIGHT = evolve(ADAMW, clip=0.05)
 SGD = OptimizerSettings(lr=0.02, weight_decay=0.1)
 TRAIN = TrainSettings(epochs=14, batch_size=8, train_batches=2)
 
@@ -86,7 +87,7 @@ EPISODES: dict[str, Program] = {
     "spirals-sgd": program(spirals(), train=TRAIN, growth=growth_of(input_gain=0.5)),
     "spirals-adamw-joint": program(
         spirals(),
-        train=evolve(TRAIN, host=ADAMW, seed=ADAMW, clip_scope="joint"),
+        train=evolve(TRAIN, host=TIGHT, seed=TIGHT, clip_scope="joint"),
         growth=growth_of(freeze_fossils=True, max_live=1, incubation_cap=0.01),
     ),
     "digits-strides": program(
@@ -95,7 +96,9 @@ EPISODES: dict[str, Program] = {
         growth=growth_of(input_gain=0.0, auto_advance=True),
     ),
     "pictures-sgd-joint": program(
-        pictures(), train=evolve(TRAIN, clip_scope="joint"), growth=growth_of(freeze_fossils=True)
+        pictures(),
+        train=evolve(TRAIN, host=evolve(SGD, clip=0.05), clip_scope="joint"),
+        growth=growth_of(freeze_fossils=True),
     ),
     "pictures-unclipped": program(
         pictures(), train=evolve(TRAIN, host=evolve(SGD, clip=0.0), seed=evolve(SGD, clip=0.0))
@@ -193,7 +196,8 @@ CASES = [(t, i, a) for t in (True, False) for i, a in ((True, 0.0), (False, 0.7)
 @pytest.mark.parametrize("scope", ["group", "joint"])
 def test_rows_of_one_pool_that_are_treated_differently(scope: Any) -> None:
     """Frozen, unheard and incubating rows beside blended ones; gradients pass a frozen seed to its host."""
-    world = program(spirals(), train=train_of(clip_scope=scope), parts=[NORMALISED])
+    tight = evolve(SGD, clip=0.05)
+    world = program(spirals(), train=train_of(host=tight, seed=tight, clip_scope=scope), parts=[NORMALISED])
     trains, incubates, influence = (np.asarray(column)[:, None] for column in zip(*CASES, strict=True))
     gains = {"training": trains, "incubating": incubates, "influence": influence}
     plan = {name: np.concatenate([values, np.zeros_like(values)], axis=1) for name, values in gains.items()}

@@ -13,9 +13,9 @@ from esper_core.state.slots import Stage
 @pytest.mark.acceptance("GR-04")
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_an_explosion_in_any_batch_shows_in_the_record_of_the_epoch(at: int) -> None:
-    problem = spoiled(spirals(), 3, 1e7)
+    problem = spoiled(spirals(), 6, 1e7)
     indices = batches(1, 3, offset=8)
-    indices[0, at, 0] = 3
+    indices[0, at, 0] = 6
     _, seeds = SEEDS["mlp"]
     world = World(program(problem, train=train_of()), 1, *seeds)
     calm = world.train(batches(1, 3, offset=8), rate=0.0)

@@ -27,7 +27,7 @@ from esper_core.cli import main
 from esper_core.plugin.loader import load as load_plugins
 from esper_core.runner import api, config
 
-TINY = ("run.envs=1", "train.train_batches=1", "train.validation_batches=1")
+TINY = ("run.envs=1", "run.rounds=1", "train.train_batches=1", "train.validation_batches=1")
 LANGUAGES = {"python", "toml", "console", "text"}
 """`text` is for pictures and for output that nothing checks."""
 COMPARED = ("inspect", "plugins", "config", "--help", "--version")

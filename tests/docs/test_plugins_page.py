@@ -14,11 +14,11 @@ from esper_core.plugin import protocols, rewards
 from esper_core.plugin.hooks import HOOKS
 from esper_core.plugin.imports import GROUP
 from esper_core.plugin.specs import API_LEVEL, Component
-from esper_core.state.settings import GrowthSettings, OptimizerSettings, TrainSettings
+from esper_core.state.settings import GrowthSettings, LearnSettings, OptimizerSettings, TrainSettings
 
 PAGE = page("docs/plugins.md")
 EXAMPLE = ROOT / "tests" / "external" / "acme-esper"
-SETTINGS = (GrowthSettings, TrainSettings, OptimizerSettings)
+SETTINGS = (GrowthSettings, TrainSettings, OptimizerSettings, LearnSettings)
 
 
 def test_the_example_on_the_page_is_the_package_under_tests() -> None:

@@ -69,7 +69,19 @@ def test_every_policy_lives_through_the_same_epoch(policy: Any, monkeypatch: pyt
     spy(governor, "judge")
     spy(reward, "pay")
     play(cast, (0, 1))
-    epoch = ["decide", "apply", "tick", "edit", "settle", "train", "evaluate", "age", "judge", "snapshot", "pay"]
+    epoch = [
+        "decide",
+        "apply",
+        "tick",
+        "edit",
+        "settle",
+        "train",
+        "evaluate",
+        "age",
+        "judge",
+        "snapshot",
+        "pay",
+    ]
     assert order == ["snapshot", *epoch * TRAIN.epochs]
 
 

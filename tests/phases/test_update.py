@@ -168,6 +168,16 @@ def test_passes_stop_before_the_step_that_would_go_too_far() -> None:
     assert torch.equal(alone.op, actor.op)
 
 
+def test_no_gradient_is_longer_than_its_limit() -> None:
+    """With plain gradient descent at rate 1 a step is its gradient; what is told is its length before."""
+    actor, before = Table(), Table()
+    optimizer = torch.optim.SGD(actor.parameters(), 1.0)
+    told = take(actor, optimizer, part_of(actor), lr=1.0, passes=1, max_norm=0.01)
+    steps = [(p - b).reshape(-1) for p, b in zip(actor.parameters(), before.parameters(), strict=True)]
+    assert torch.cat(steps).norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert told["gradient_norm"] > 0.02
+
+
 @pytest.mark.parametrize("where", ["advantage", "target"])
 def test_what_is_not_finite_changes_nothing(where: str) -> None:
     """Parameters and the optimizer's state stay bit for bit."""
@@ -227,7 +237,10 @@ def played(actor: Table, favoured: int, uniforms: Any) -> Rollout:
 
 @pytest.mark.parametrize(("favoured", "updates"), [(0, 200), (1, 200), (2, 50), (3, 50), (4, 50), (5, 50)])
 def test_entropy_never_collapses(favoured: int, updates: int) -> None:
-    """After many updates for one operation every other one still has a gradient, and a chance."""
+    """After many updates for one operation every other one still has a chance, and gradients.
+
+    Of the loss, and of its own log-probability: a floor that replaces small probabilities has none there.
+    """
     actor = Table(dtype=torch.float32)
     optimizer = adam(actor)
     learn = LearnSettings(lr=0.1, lr_end=1.0, passes=2, minibatches=1)
@@ -245,6 +258,9 @@ def test_entropy_never_collapses(favoured: int, updates: int) -> None:
     loss, _ = losses(actor.judge({}, part.heads), part, learn, 1.0, learn.entropy)
     (grad,) = torch.autograd.grad(loss, [actor.op])
     assert (grad != 0).all()
+    for op in range(OPS):
+        (own,) = torch.autograd.grad(actor.heads(())[0][0][op].log(), [actor.op])
+        assert own[op] > 0
 
 
 def test_advantages_come_from_the_anchor_and_respect_ends() -> None:

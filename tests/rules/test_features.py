@@ -150,13 +150,30 @@ def test_of_a_slot_by_hand() -> None:
         "contact": -1.0,
         "contact_known": 1.0,
         "rank": 0.5,
-        "rank_order": 0.25,
+        "rank_order": 0.5,
         "orthogonality": 0.75,
         "orthogonality_order": 0.0,
         "site_known": 1.0,
     }
     found = dict(zip(SLOT, of_slots(slots, evidence)[0, 0].tolist(), strict=True))
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rank", "orthogonality"])
+@pytest.mark.parametrize(
+    ("values", "order"),
+    [
+        ([0.5, 0.5 - 1e-12, 0.5 + 1e-12, 0.9], [0.25, 0.0, 0.5, 0.75]),
+        ([0.2, 0.2, 0.1, 0.2], [0.25, 0.25, 0.0, 0.25]),
+        ([np.nan, 0.3, 0.1, np.nan], [0.0, 0.25, 0.0, 0.0]),
+    ],
+    ids=["close", "equal", "unknown"],
+)
+def test_the_order_of_slots_is_told(name: str, values: list[float], order: list[float]) -> None:
+    """However close they are; what is unknown is lower than nothing, and nothing is lower."""
+    evidence = attrs.evolve(Evidence.unknown(1, 4), **{name: np.asarray([values])})
+    seen = of_slots(SlotTable.empty(1, 4), evidence)
+    assert column(seen, SLOT, f"{name}_order") == [order]
 
 
 def test_time_and_influence_rise() -> None:

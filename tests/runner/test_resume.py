@@ -185,7 +185,7 @@ def test_nothing_is_left_of_a_checkpoint_that_was_being_written(tmp_path: Path, 
 def test_what_is_read_equals_what_was_written(tmp_path: Path, whole: Path) -> None:
     found = checkpoint.load(whole / "checkpoints" / "round-000002")
     again: Any = checkpoint.save(tmp_path, found, keep=1)
-    for name in ("state.json", "tensors.safetensors", "hashes.json"):
+    for name in ("state.json", "tensors.safetensors", "policy.safetensors", "hashes.json"):
         assert (again / name).read_bytes() == (whole / "checkpoints" / "round-000002" / name).read_bytes()
 
 

@@ -313,7 +313,9 @@ def test_a_malformed_manifest_is_named(stopped: Path, text: str, reason: str, co
 def test_a_checkpoint_needs_the_hashes_of_all_files(stopped: Path, text: str) -> None:
     path = stopped / "checkpoints" / "round-000001"
     (path / "hashes.json").write_text(text)
-    with pytest.raises(RunError, match=r"hashes.json: must have the hashes of policy.* and state.json and tensors"):
+    with pytest.raises(
+        RunError, match=r"hashes.json: must have the hashes of policy.* and state.json and tensors"
+    ):
         checkpoint.load(path)
 
 

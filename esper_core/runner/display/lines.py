@@ -107,13 +107,13 @@ def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, fo
 
 def told(summary: RoundSummary, problem: Problem) -> str:
     """What a round came to, as means over hosts: return, what would ship, and what the controller did."""
-    committed = in_units(np.asarray(summary.committed), problem)
-    best = in_units(np.nanmax(summary.committed), problem)
+    known = [score for score in summary.committed if not np.isnan(score)] or [np.nan]
+    mean, best = (in_units(of(known), problem) for of in (np.mean, np.max))
     done = np.mean(summary.operations, axis=0).tolist()
     acts = [f"{name_of(op)} {done[op]:.1f}" for op in Op if op != Op.WAIT and done[op] > 0]
     rolled = sum(summary.rollbacks)
     line = (
-        f"return {np.mean(summary.returns):7.4f}  shipped {problem.score_name} {np.nanmean(committed):.3f} "
+        f"return {np.mean(summary.returns):7.4f}  shipped {problem.score_name} {mean:.3f} "
         f"best {best:.3f}  +{np.mean(summary.parameters):.0f} parameters  {'  '.join(acts)}"
     )
     return line + (f"  {rolled} rolled back" if rolled else "")

@@ -66,14 +66,14 @@ def comparison(score: str, arms: Mapping[str, Arm]) -> Table:
         score: name of the score.
         arms: by name.
     """
-    tries = next(iter(arms.values())).tries
-    title = f"report split: best of {tries} tries each, selected by validation"
+    tries, epochs = (getattr(next(iter(arms.values())), name) for name in ("tries", "epochs"))
+    title = f"report split, after {epochs} epochs: best of {tries} tries each, selected by validation"
     table = Table(title=title, title_justify="left")
-    for heading in ("network", score, "mean of all", "parameters", "epochs"):
+    for heading in ("network", score, "mean of all", "parameters"):
         table.add_column(Text(heading), justify="left" if heading == "network" else "right")
     for name, arm in arms.items():
         scores = (_with_error(arm.score, arm.error), _with_error(arm.mean, arm.mean_error))
-        numbers = (*scores, f"{arm.parameters:,}", str(arm.epochs))
+        numbers = (*scores, f"{arm.parameters:,}")
         table.add_row(TITLES[name], *numbers, style="bold magenta" if name == "grown" else None)
     return table
 
