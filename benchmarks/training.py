@@ -3,7 +3,8 @@
     python benchmarks/training.py [N ...]
 
 Prints training samples per second of CPU of the bare PyTorch loop, and of each executor of the strategy
-without a live seed and with one in every host. Ratios of one run are comparable; seconds of different runs are not.
+without a live seed and with one in every host. Ratios of one run are comparable; seconds of different runs
+are not.
 """
 
 import sys

@@ -99,4 +99,4 @@ class Lstm:
     floor: float = field(default=0.01, validator=[ge(0.0), lt(1.0)])
     """Least probability of a choice that is offered; exploration by mixing."""
     wait_bias: float = field(default=0.5, validator=finite)
-    """Logit by which a new policy prefers to wait; much more, and it never finds out what growing is worth."""
+    """Logit by which a new policy prefers to wait; much more, and it never learns what growing is worth."""

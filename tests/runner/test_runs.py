@@ -156,11 +156,11 @@ def test_inspect_a_run_tells_what_grew_where_and_when(tmp_path: Path) -> None:
 
 
 def test_inspect_a_task_shows_the_host_and_its_slots() -> None:
-    found = esper_core.inspect("digits")
-    assert found.facts["host"]["parameters"] == 5578
-    assert [slot["name"] for slot in found.facts["slots"]] == ["block0", "block1", "block2"]
-    assert found.facts["slots"][0]["seeds"]["esper/linear"] == 32 * 32 + 32
-    assert sum(found.facts["data"].values()) == 1797
+    found = esper_core.inspect("spirals")
+    assert found.facts["host"]["parameters"] == (2 * 8 + 8) + 2 * (8 * 8 + 8) + (8 * 2 + 2)
+    assert [slot["name"] for slot in found.facts["slots"]] == ["block0", "block1"]
+    assert found.facts["slots"][0]["seeds"]["esper/linear"] == 8 * 8 + 8
+    assert sum(found.facts["data"].values()) == 300
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:

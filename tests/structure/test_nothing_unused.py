@@ -19,7 +19,6 @@ from esper_core.plugin.hooks import HOOKS
 
 WRITTEN_WHOLE = {
     ("Arm", "selected"): "report.json",
-    ("Arm", "tries"): "report.json",
     ("GradientStatistics", "largest"): "events of the kind gradients",
     ("GradientStatistics", "smallest"): "events of the kind gradients",
     ("RoundSummary", "learning"): "events of the kind round",

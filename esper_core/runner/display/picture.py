@@ -66,9 +66,9 @@ def comparison(score: str, arms: Mapping[str, Arm]) -> Table:
         score: name of the score.
         arms: by name.
     """
-    tries, epochs = (getattr(next(iter(arms.values())), name) for name in ("tries", "epochs"))
-    title = f"report split, after {epochs} epochs: best of {tries} tries each, selected by validation"
-    table = Table(title=title, title_justify="left")
+    any_arm = next(iter(arms.values()))
+    plan = f"after {any_arm.epochs} epochs: best of {any_arm.tries} tries each, selected by validation"
+    table = Table(title=f"report split, {plan}", title_justify="left")
     for heading in ("network", score, "mean of all", "parameters"):
         table.add_column(Text(heading), justify="left" if heading == "network" else "right")
     for name, arm in arms.items():
