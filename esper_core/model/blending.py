@@ -16,6 +16,7 @@ cap that binds may round differently.
 Neighbours: `model.seeds` computes delta, device strategies choose the gains from the slot table.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -107,10 +108,14 @@ class _Tap(torch.autograd.Function):
 def _through_cap(grad: Tensor, h: Tensor, delta: Tensor, influence: Tensor, cap: float) -> Tensor:
     """Gradient through c(delta) = delta * min(1, limit / |delta|), with norms over an environment's batch.
 
+    An infinite cap is none.
+
     The limit is cap |h|, where |h| counts as at least that of features of size `FAINT`. Beyond it
     only the part of the gradient along the sphere is left, scaled by limit / |delta|: nothing pushes the
     seed's change further out.
     """
+    if math.isinf(cap):
+        return grad
     axes = tuple(range(1 if influence.dim() else 0, h.dim()))
     norm = torch.linalg.vector_norm(delta, dim=axes, keepdim=True)
     faint = FAINT * (delta.numel() / norm.numel()) ** 0.5

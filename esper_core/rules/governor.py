@@ -69,8 +69,11 @@ def judge(
         (diverged, Verdict.DIVERGENCE),
     ]
     verdict: Ints = np.select([f for f, _ in found], [int(v) for _, v in found], int(Verdict.NONE))
+    panicked = (verdict != Verdict.NONE)[:, None]
+    remembered = _remember(vitals.history, loss, finite & ~collapsed & ~anomalous)
     following = Vitals(
-        history=_remember(vitals.history, loss, finite & ~collapsed & ~anomalous),
+        # what is rolled back may be worth less than what was usual: it gets a window of its own
+        history=np.where(panicked, np.nan, remembered),
         strikes=np.where(diverged, 0, strikes),
     )
     return following, verdict

@@ -8,6 +8,8 @@ Role: storage. Neighbours: `optimizers` steps blocks, `loop` binds modules to th
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -33,8 +35,9 @@ class Layout:
     @classmethod
     def of(cls, module: nn.Module) -> "Layout":
         """Layout of a module; parameters that are shared are counted once."""
-        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        fixed = [name for name, p in module.named_parameters() if not p.requires_grad]
+        parameters = dict(module.named_parameters())
+        trainable = {name: p for name, p in parameters.items() if p.requires_grad}
+        fixed = [name for name in parameters if name not in trainable]
         buffers = [name for name, _ in module.named_buffers()]
         return cls(
             names=tuple(trainable),
@@ -170,6 +173,10 @@ class Block:
         )
 
 
+_TENSORS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
+"""Tensors of modules that were bound, by name: walking through a module takes longer than binding it."""
+
+
 def bind(module: nn.Module, block: Block, row: int) -> list[nn.Parameter]:
     """Make a module's parameters and buffers views of a row, and return its trainable parameters.
 
@@ -181,12 +188,14 @@ def bind(module: nn.Module, block: Block, row: int) -> list[nn.Parameter]:
         block: of its structure.
         row: which row.
     """
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if module not in _TENSORS:
+        _TENSORS[module] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    named = _TENSORS[module]
     for name, view in zip(block.layout.names, block.layout.views(block.values[row]), strict=True):
         named[name].data = view
     for name, buffer in block.buffers.items():
         named[name].data = buffer[row]
-    return [module.get_parameter(name) for name in block.layout.names]
+    return [cast(nn.Parameter, named[name]) for name in block.layout.names]
 
 
 def _cast(buffer: Tensor, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ trains and `branches` evaluates with it, `trial` finds out whether it equals the
 
 from collections.abc import Mapping
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.func import functional_call
 
 from esper_core.plugin import Blend, Seed
 from esper_plugins.devices.forms import FORMS
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+"""Names of the tensors that modules read: walking through a module takes longer than running it."""
 
 
 class Rowwise:
@@ -32,9 +36,10 @@ class Rowwise:
             module: gives structure and mode; its own tensors are not read.
             owner: the module whose block has the tensors, if it is not `module` itself.
         """
-        names = {id(tensor): name for name, tensor in reversed(_named(owner or module).items())}
         self._module = module
-        self._names = {name: names[id(tensor)] for name, tensor in _named(module).items()}
+        if module not in _KNOWN:
+            _KNOWN[module] = _names(module, owner or module)
+        self._names = _KNOWN[module]
         self.reads = frozenset(self._names.values())
 
     def __call__(self, tensors: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:
@@ -98,6 +103,12 @@ def _vmapped(module: nn.Module, tensors: Mapping[str, Tensor], path: str, *input
 
     result: Tensor = torch.vmap(one, randomness="error")(mine, inputs)
     return result
+
+
+def _names(module: nn.Module, owner: nn.Module) -> dict[str, str]:
+    """The name in the owner's block of every tensor that a module has, by the module's own name for it."""
+    names = {id(tensor): name for name, tensor in reversed(_named(owner).items())}
+    return {name: names[id(tensor)] for name, tensor in _named(module).items()}
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Role: how a set of resident environments is trained at once. Neighbours: `rowwis
 `epoch` has the rest of a step, `branches` evaluates, `loop` is the other executor.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -177,7 +178,7 @@ def _planted(program: Program, plan: TrainPlan, site: int, parts: Sequence[_Part
         gain(influence),
         gain((incubating | (influence > 0)).astype(float)),
         gain(np.where(incubating, 0.0, plan.input_gain)) if incubating.any() else plan.input_gain,
-        program.growth.incubation_cap,
+        program.growth.incubation_cap if incubating.any() else math.inf,
     )
 
 

@@ -10,8 +10,9 @@ finite and time is observed, so gamma may be 1. Then an episode pays
 
     r_0 + ... + r_T = c - s_0 - price * committed parameters / host parameters
 
-and there is nothing to farm. A panic ends a segment, and every segment pays minus its own first score, that
-of what was rolled back to: what had been gained is lost.
+and there is nothing to farm. A panic ends a segment like the end of the episode does, with the c of what was
+rolled back to, and the next segment begins with its score: over both, nothing is gained or lost but the
+governor's penalty. Rent is paid once, at the end of the episode.
 
     price = rent * ramp        ramp = 0 up to the share `rent_from` of the run's rounds, 1 from `rent_full` on
 
@@ -23,7 +24,7 @@ from math import inf
 import numpy as np
 from attrs import frozen
 
-from esper_core.plugin import Floats, Outcome, Potential, Stage, Standing
+from esper_core.plugin import Event, Floats, Outcome, Potential, Stage, Standing, Transition
 from esper_plugins.rewards.settings import Shipped
 
 
@@ -35,7 +36,7 @@ class ShippedFamily:
         terms: `score`, `shipped` and `rent`.
     """
 
-    terms: tuple[Potential | Outcome, ...]
+    terms: tuple[Potential | Event | Outcome, ...]
 
 
 def build(settings: Shipped) -> ShippedFamily:
@@ -51,7 +52,7 @@ def build(settings: Shipped) -> ShippedFamily:
     return ShippedFamily(
         terms=(
             Potential(name="score", units="score", low=-inf, high=inf, level=_score),
-            Outcome(name="shipped", units="score", low=-inf, high=inf, amount=_shipped),
+            Event(name="shipped", units="score", low=-inf, high=inf, amount=_shipped),
             Outcome(name="rent", units="hosts", low=-inf, high=0.0, weight=settings.rent, amount=rent),
         )
     )
@@ -61,7 +62,8 @@ def _score(after: Standing) -> Floats:
     return after.signals.score
 
 
-def _shipped(after: Standing) -> Floats:
+def _shipped(transition: Transition) -> Floats:
     """`[N]`; a host that never lived through an epoch has gained nothing over its unknown first score."""
-    signals = after.signals
-    return np.where(np.isnan(signals.score), 0.0, signals.committed)
+    signals = transition.after.signals
+    ends = transition.terminal & ~np.isnan(signals.score)
+    return np.where(ends, signals.committed, 0.0)

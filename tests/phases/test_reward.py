@@ -447,12 +447,17 @@ def test_the_default_by_hand() -> None:
     }
 
 
-def test_a_panic_loses_what_had_been_gained() -> None:
-    """Two segments: each pays minus its first score; the last pays what was shipped."""
+@pytest.mark.parametrize("offset", [0.0, -20.0])
+@pytest.mark.parametrize("when", [2, 4])
+def test_a_panic_pays_what_was_rolled_back_to_and_costs_the_penalty(offset: float, when: int) -> None:
+    """Whatever the sign of the scores, and wherever it happens, nothing is won by a panic."""
     terms = shipped.build(Shipped()).terms
-    standings = [standing([[-1]], score=s, committed=s) for s in (NONE, 2, 5, 3, 6, 7)]
-    episode = epochs(standings, [[False], [False], [True], [False], [False]])
-    assert totals(paid(terms, episode, penalty=10.0))[:, 0].tolist() == [0, 3, -15, 3, 1]
+    scores = (NONE, *(s + offset for s in (2, 5, 3, 6, 7)))
+    standings = [standing([[-1]], score=s, committed=s) for s in scores]
+    episode = epochs(standings, [[t == when] for t in range(5)])
+    expected = [0.0, 3.0, -2.0, 3.0, 1.0]
+    expected[when] -= 10.0
+    assert totals(paid(terms, episode, penalty=10.0))[:, 0].tolist() == expected
 
 
 def test_a_host_that_never_lived_through_an_epoch_has_gained_nothing() -> None:
