@@ -4,8 +4,8 @@ With n valid entries and eps = min(floor, 1 / n):
 
     pi = softmax of the valid logits        p = (1 - n eps) pi + eps    on valid entries, 0 on the others
 
-The floor is exact, p is ordered as the logits are, and no valid entry is ever without gradient: however far
-one of them dominates, the others keep theirs. (A floor that replaces small probabilities has none.)
+The floor is exact and p is ordered as the logits are. Where one entry dominates, the others keep a gradient,
+which shrinks with pi as in any softmax; a floor that replaces small probabilities would leave them none.
 
 A mask without a valid entry gives a row of zeros: its log-probability and its entropy are 0, no gradient
 comes from it, and what is sampled from it is entry 0, which means nothing. A logit that is masked may be

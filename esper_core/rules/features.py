@@ -1,7 +1,7 @@
 """Features: what a learned policy reads of N environments, as numbers with names.
 
-Everything is finite and of the order of 1. What is not known, or not finite, is 0, and a column beside it
-says so: unknown is never mistaken for measured zero. Losses go through sign(x) ln(1 + |x|), because they have
+Everything is finite. What is not known, or not finite, is 0, and the columns that end in "known" tell what
+was never measured from a measured zero. Losses go through sign(x) ln(1 + |x|), because they have
 no upper bound; times are shares of the episode, sizes are shares of the host.
 
 Role: pure functions of a view; `HOST_FEATURES` and `SLOT_FEATURES` name the columns.

@@ -32,8 +32,9 @@ def judge(
     `multiplier` is at least 1, so that multiplier * m <= m. Without a known c there is no collapse, and the
     third term is left out.
 
-    A loss enters the window only if its epoch was neither anomalous nor a panic. A panic leaves the window
-    as it was and takes the strikes back to 0.
+    A loss enters the window only if its epoch was neither anomalous nor a panic. A panic empties the
+    window, because what is rolled back to may be worth less than what was usual, and takes the strikes back
+    to 0.
 
     Args:
         vitals: before the epoch.

@@ -48,10 +48,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors; each gets storage of its own."""
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
-    with path.open("rb") as file:
+    """Write named tensors, whole or not at all; each gets storage of its own."""
+    aside = path.with_name(f".{path.name}.part")
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, aside)
+    with aside.open("rb") as file:
         os.fsync(file.fileno())
+    aside.replace(path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ def inspect_run(folder: RunFolder) -> Inspection:
             Text(f"mean return by round, from {returns[0]:.3f} to {returns[-1]:.3f}:  {trend(returns)}")
         )
     if about:
-        parts += _lanes(lives, about)
+        parts += _lanes(lives, about, max(0, len(returns) - 1))
     else:
         parts.append(
             Text('no events were written (run.level = "off" or no jsonl sink), so there is no history')
@@ -167,9 +167,16 @@ def _lifecycle(folder: RunFolder) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _lanes(lives: list[dict[str, Any]], about: dict[str, Any]) -> list[RenderableType]:
-    """Every slot of every environment of the last round as a lane: a letter per epoch."""
+def _lanes(lives: list[dict[str, Any]], about: dict[str, Any], done: int) -> list[RenderableType]:
+    """Every slot of every environment of the last round as a lane: a letter per epoch.
+
+    Args:
+        lives: changes of stage.
+        about: the event `run`.
+        done: number of the last round that is complete; one that is in play and has changes is shown instead.
+    """
     last = max((row["round"] for row in lives), default=0)
+    last = max(last, done)
     lanes: dict[tuple[int, str], list[Stage]] = {}
     for row in lives:
         if row["round"] == last:

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 from torch import Tensor
 
-from esper_core.errors import EsperError, Interrupted, RunError
+from esper_core.errors import EsperError, Interrupted, PluginError, RunError
 from esper_core.phases import collect
 from esper_core.phases.collect import Episode
 from esper_core.plugin.protocols import Sink
@@ -133,7 +133,7 @@ class Loop:
         for round_index in range(state.rounds_done, config.run.rounds):
             episode = self._round(round_index, events, stop)
             rounds = config.run.rounds
-            learning = self._cast.policy.learn(episode.rollout, round_index, rounds)
+            learning = self._told(self._cast.policy.learn(episode.rollout, round_index, rounds))
             summary = self._summary(episode, learning)
             state = RunState(rounds_done=round_index + 1, history=(*state.history, summary))
             events.send("round", round=round_index, envs=self._envs, **_round_fields(summary))
@@ -185,6 +185,18 @@ class Loop:
         write_json(self._folder.report, plain({"score": program.problem.score_name, "arms": table}))
         events.send("result", score=program.problem.score_name, arms=table)
         return arms
+
+    def _told(self, learning: Mapping[str, Any]) -> dict[str, float]:
+        """What a policy tells, as plain numbers.
+
+        Raises:
+            PluginError: it told something else.
+        """
+        try:
+            return {str(name): float(number) for name, number in learning.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            name = self._setup.config.policy.name
+            raise PluginError(f"policy {name}: 'learn' must return numbers by name: {error}") from error
 
     def _summary(self, episode: Episode, learning: Mapping[str, float]) -> RoundSummary:
         committed = np.where(episode.slots.stage == Stage.FOSSILIZED, episode.slots.parameters, 0)

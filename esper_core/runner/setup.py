@@ -137,6 +137,14 @@ def assemble(config: Config, catalogue: Catalogue) -> Setup:
         host_parameters=parameters,
     )
     reward.check(actors.reward)
+    for kind, actor, interface in (("policy", actors.policy, Policy), ("device", actors.device, Device)):
+        missing = sorted(m for m in dir(interface) if not m.startswith("_") and not hasattr(actor, m))
+        if missing:
+            name = getattr(config, kind).name
+            raise PluginError(
+                f"{kind} {name}: a {type(actor).__name__} has no {', '.join(missing)}; "
+                f"esper_core.plugin.protocols.{interface.__name__} says what they are"
+            )
     static = make(part(catalogue, "policy", "esper/static", None), "policy", context)
     return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static))
 

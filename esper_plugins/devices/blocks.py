@@ -9,7 +9,6 @@ Role: storage. Neighbours: `optimizers` steps blocks, `loop` binds modules to th
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
-from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -173,10 +172,6 @@ class Block:
         )
 
 
-_TENSORS: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()
-"""Tensors of modules that were bound, by name: walking through a module takes longer than binding it."""
-
-
 def bind(module: nn.Module, block: Block, row: int) -> list[nn.Parameter]:
     """Make a module's parameters and buffers views of a row, and return its trainable parameters.
 
@@ -188,9 +183,7 @@ def bind(module: nn.Module, block: Block, row: int) -> list[nn.Parameter]:
         block: of its structure.
         row: which row.
     """
-    if module not in _TENSORS:
-        _TENSORS[module] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    named = _TENSORS[module]
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, view in zip(block.layout.names, block.layout.views(block.values[row]), strict=True):
         named[name].data = view
     for name, buffer in block.buffers.items():

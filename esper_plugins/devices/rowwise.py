@@ -9,7 +9,6 @@ trains and `branches` evaluates with it, `trial` finds out whether it equals the
 
 from collections.abc import Mapping
 from typing import cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,6 @@ from torch.func import functional_call
 
 from esper_core.plugin import Blend, Seed
 from esper_plugins.devices.forms import FORMS
-
-_KNOWN: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
-"""Names of the tensors that modules read: walking through a module takes longer than running it."""
 
 
 class Rowwise:
@@ -37,9 +33,7 @@ class Rowwise:
             owner: the module whose block has the tensors, if it is not `module` itself.
         """
         self._module = module
-        if module not in _KNOWN:
-            _KNOWN[module] = _names(module, owner or module)
-        self._names = _KNOWN[module]
+        self._names = _names(module, owner or module)
         self.reads = frozenset(self._names.values())
 
     def __call__(self, tensors: Mapping[str, Tensor], *inputs: Tensor) -> Tensor:

@@ -196,6 +196,8 @@ class LstmPolicy:
             shape = tuple(tensors[name].shape) if name in tensors else None
             if shape != tuple(tensor.shape):
                 wrong.append(f"{name}: has the shape {shape}, expected {tuple(tensor.shape)}")
+        if state.values.get("moments", {}).keys() != self._moments.keys():
+            wrong.append(f"moments: has none, or others than {', '.join(self._moments)}")
         if wrong:
             raise RunError(
                 "policy esper/lstm: the checkpoint was learned with other settings or by another version\n"

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from attrs import field, frozen
-from attrs.validators import deep_iterable, ge, lt
+from attrs.validators import deep_iterable, ge, le
 
 from esper_core.plugin import finite
 
@@ -96,7 +96,7 @@ class Lstm:
     """Units of the recurrent summary."""
     slot_code: int = field(default=32, validator=ge(1))
     """Units of a slot's code."""
-    floor: float = field(default=0.01, validator=[ge(0.0), lt(1.0)])
+    floor: float = field(default=0.01, validator=[ge(0.0), le(0.1)])
     """Least probability of a choice that is offered; exploration by mixing."""
     wait_bias: float = field(default=0.5, validator=finite)
     """Logit by which a new policy prefers to wait; much more, and it never learns what growing is worth."""

@@ -4,7 +4,8 @@ Role: what is shown where there is no terminal, and, with `--plain`, on one.
 Neighbours: `protocol` says what a display is told, `picture` draws the pieces, `live` shares head and table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from statistics import mean
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +20,7 @@ from esper_core.runner.display.picture import LEGEND, TITLES, cells, comparison,
 from esper_core.runner.events import transitions
 from esper_core.runner.folder import RunFolder
 from esper_core.state.actions import Op, name_of
+from esper_core.state.governor import Verdict
 from esper_core.state.run import RoundSummary
 
 SHOWN = 8
@@ -48,9 +50,9 @@ class Lines:
         total = len(episode.rollout.reward)
         line = Text(f"round {episode.round_index + 1}/{self._rounds} " if self._rounds > 1 else "")
         line.append(f"epoch {episode.epoch:>{len(str(total))}}/{total}  ")
-        line.append(f"loss {np.mean(signals.train_loss):6.3f}  ")
-        line.append(f"{problem.score_name} {in_units(np.mean(signals.score), problem):.3f} ")
-        line.append(f"best {in_units(np.max(signals.score), problem):.3f}  ")
+        line.append(f"loss {mean(known(signals.train_loss)):6.3f}  ")
+        line.append(f"{problem.score_name} {in_units(mean(known(signals.score)), problem):.3f} ")
+        line.append(f"best {in_units(max(known(signals.score)), problem):.3f}  ")
         for row in report.after.stage[:SHOWN].tolist():
             line.append_text(cells(row)).append(" ")
         more = len(report.after.stage) - SHOWN
@@ -105,15 +107,20 @@ def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, fo
         console.print(Text(line), soft_wrap=True)
 
 
+def known(numbers: Iterable[float]) -> list[float]:
+    """Those that are numbers; NaN alone if none is."""
+    return [number for number in numbers if not np.isnan(number)] or [np.nan]
+
+
 def told(summary: RoundSummary, problem: Problem) -> str:
     """What a round came to, as means over hosts: return, what would ship, and what the controller did."""
-    known = [score for score in summary.committed if not np.isnan(score)] or [np.nan]
-    mean, best = (in_units(of(known), problem) for of in (np.mean, np.max))
+    scores = known(summary.committed)
+    average, best = (in_units(of(scores), problem) for of in (mean, max))
     done = np.mean(summary.operations, axis=0).tolist()
     acts = [f"{name_of(op)} {done[op]:.1f}" for op in Op if op != Op.WAIT and done[op] > 0]
     rolled = sum(summary.rollbacks)
     line = (
-        f"return {np.mean(summary.returns):7.4f}  shipped {problem.score_name} {mean:.3f} "
+        f"return {np.mean(summary.returns):7.4f}  shipped {problem.score_name} {average:.3f} "
         f"best {best:.3f}  +{np.mean(summary.parameters):.0f} parameters  {'  '.join(acts)}"
     )
     return line + (f"  {rolled} rolled back" if rolled else "")
@@ -128,4 +135,7 @@ def happened(episode: Episode, report: EpochReport, program: Program) -> list[st
         if cause != "automatic":
             what = f"{cause} {slot}" + (f" with {blueprint}" if cause == "germinate" else f" -> {there}")
             counted[what] = counted.get(what, 0) + 1
+    for verdict in report.verdict[report.verdict != Verdict.NONE].tolist():
+        what = f"rolled back ({name_of(Verdict(verdict))})"
+        counted[what] = counted.get(what, 0) + 1
     return [f"{what} in {count} host{'s' if count > 1 else ''}" for what, count in counted.items()]

@@ -108,7 +108,8 @@ class Board:
         )
         news = [Text(text, style="dim") for text in self._news]
         if self._returns:
-            bars = trend(self._returns[-self._console.width + 24 :])
+            room = max(1, self._console.width - 24)
+            bars = trend(self._returns[-room:])
             news = [Text(f"last round: {self._last}"), Text(f"mean return by round  {bars}"), *news]
         self._live.update(Group(line, *([body] if body is not None else []), *news))
 
