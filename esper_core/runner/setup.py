@@ -137,16 +137,20 @@ def assemble(config: Config, catalogue: Catalogue) -> Setup:
         host_parameters=parameters,
     )
     reward.check(actors.reward)
-    for kind, actor, interface in (("policy", actors.policy, Policy), ("device", actors.device, Device)):
-        missing = sorted(m for m in dir(interface) if not m.startswith("_") and not hasattr(actor, m))
-        if missing:
-            name = getattr(config, kind).name
-            raise PluginError(
-                f"{kind} {name}: a {type(actor).__name__} has no {', '.join(missing)}; "
-                f"esper_core.plugin.protocols.{interface.__name__} says what they are"
-            )
+    _expect_members(f"policy {config.policy.name}", actors.policy, Policy)
+    _expect_members(f"device {config.device.name}", actors.device, Device)
     static = make(part(catalogue, "policy", "esper/static", None), "policy", context)
     return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static))
+
+
+def _expect_members(where: str, actor: object, interface: type) -> None:
+    """Refuse what lacks a member of its interface before anything is trained."""
+    missing = sorted(m for m in dir(interface) if not m.startswith("_") and not hasattr(actor, m))
+    if missing:
+        raise PluginError(
+            f"{where}: a {type(actor).__name__} has no {', '.join(missing)}; "
+            f"esper_core.plugin.protocols.{interface.__name__} says what they are"
+        )
 
 
 def _oracle(program: Program) -> Callable[[Ints, int], Ints] | None:
@@ -157,6 +161,11 @@ def _oracle(program: Program) -> Callable[[Ints, int], Ints] | None:
 
     def slots(envs: Ints, round_index: int) -> Ints:
         names = [bottleneck(program.host(round_index, env)) for env in envs.tolist()]
+        for name in {*names} - {None, *program.space.slots}:
+            raise PluginError(
+                f"host {program.problem.host.name}: its task's bottleneck names {name!r}, which is no slot; "
+                f"it has {', '.join(program.space.slots)}"
+            )
         return np.asarray([-1 if n is None else program.space.slots.index(n) for n in names], np.int64)
 
     return slots

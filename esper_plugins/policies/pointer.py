@@ -148,7 +148,7 @@ class PointerNet(nn.Module):
         return scaled * self.value_std + self.value_mean
 
     def judge(self, trace: Mapping[str, Tensor], heads: Tensor) -> Judged:
-        """See `esper_core.plugin.protocols`: how probable choices were, and what was expected."""
+        """See `esper_core.phases.update.Actor`: how probable choices were, and what was expected."""
         envs = heads.shape[1]
         codes, _ = self.encode(trace["host"], trace["slots"], trace["begins"], self.blank(envs))
         op, slot = heads[..., 0], heads[..., 1]
