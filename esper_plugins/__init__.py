@@ -7,9 +7,39 @@ Neighbours: the packages beside it have the builders; `esper_core.plugin` is all
 
 from collections.abc import Iterator
 
-from esper_core.plugin import Blueprint, Device, Policy, Reward, Sink, Task, hookimpl
+from esper_core.plugin import Blueprint, Device, Policy, Reward, Sink, Task, Term, hookimpl
 
 ESPER_API = 1
+
+_TERMS = (
+    ("score", "potentials:score", None, "Potential: the live score"),
+    ("stage", "potentials:stage", "Stages", "Potential: how far every seed has come"),
+    ("rent_log", "flows:rent_log", "LogRent", "Flow: rent by the logarithm of added parameters"),
+    ("rent_linear", "flows:rent_linear", None, "Flow: added parameters"),
+    ("occupancy", "flows:occupancy", "Occupancy", "Flow: planted seeds beyond the free ones"),
+    ("fossils", "flows:fossils", None, "Flow: committed seeds"),
+    ("attribution_level", "flows:attribution_level", "Credit", "Flow, a baseline: contributions as a level"),
+    ("synergy", "flows:synergy", "Credit", "Flow, a baseline: a bonus for seeds that work together"),
+    ("acted", "events:acted", "Acted", "Event: a price for every operation"),
+    ("refused", "events:refused", None, "Event: a decision that could not be carried out"),
+    ("early_prune", "events:early_prune", "EarlyPrune", "Event: a seed pruned before it had a chance"),
+    ("lost_seed", "events:lost_seed", None, "Event: a seed that is gone though nobody asked"),
+    ("fossilized", "events:fossilized", "Fossilized", "Event: a bonus for a seed that was committed"),
+    ("shock", "events:shock", "Shock", "Event: abrupt changes of influence"),
+    ("shipped", "events:shipped", None, "Event: the committed score where a segment ends"),
+    ("loss_change", "events:loss_change", "LossChange", "Event: by how much the loss fell"),
+    ("share", "accounts:share", "Share", "Account: the Shapley share of a seed"),
+    ("attribution", "accounts:attribution", "Escrow", "Account: credit for contribution and progress"),
+    ("drip", "accounts:drip", "Drip", "Account: what committed seeds contribute, little by little"),
+    ("hindsight", "accounts:hindsight", "Hindsight", "Account: help for seeds that were committed later"),
+    ("committed_rent", "outcomes:committed_rent", "CommittedRent", "Outcome: parameters of committed seeds"),
+    ("final_score", "outcomes:final_score", None, "Outcome: the live score"),
+    ("committed_score", "outcomes:committed_score", None, "Outcome: the committed score"),
+    ("gain", "outcomes:gain", None, "Outcome: what committed seeds add to the same host"),
+    ("contributing", "outcomes:contributing", "Contributing", "Outcome: committed seeds that contribute"),
+    ("final_loss", "outcomes:final_loss", "FinalLoss", "Outcome: how far the loss has come down"),
+)
+"""Name, builder, settings and summary of every term."""
 
 
 @hookimpl
@@ -49,13 +79,39 @@ def esper_blueprints() -> Iterator[Blueprint]:
 
 
 @hookimpl
+def esper_terms() -> Iterator[Term]:
+    """Terms that rewards are made of."""
+    for name, build, settings, summary in _TERMS:
+        yield Term(
+            name=f"esper/{name}",
+            build=f"esper_plugins.rewards.{build}",
+            settings=f"esper_plugins.rewards.settings:{settings}" if settings else None,
+            summary=summary,
+        )
+
+
+@hookimpl
 def esper_rewards() -> Iterator[Reward]:
     """Reward families."""
     yield Reward(
         name="esper/shipped",
-        build="esper_plugins.rewards.shipped:build",
-        settings="esper_plugins.rewards.settings:Shipped",
+        build="esper_plugins.rewards:shipped.toml",
         summary="Score of the network that ships, minus rent",
+    )
+    yield Reward(
+        name="esper/shapley",
+        build="esper_plugins.rewards:shapley.toml",
+        summary="Shapley shares of the seeds, kept once they are committed",
+    )
+    yield Reward(
+        name="esper/contribution",
+        build="esper_plugins.rewards:contribution.toml",
+        summary="Contributions of the seeds, in seven modes, some of them baselines",
+    )
+    yield Reward(
+        name="esper/loss",
+        build="esper_plugins.rewards:loss.toml",
+        summary="Falls of the validation loss",
     )
 
 

@@ -1,6 +1,7 @@
 """Small worlds for the tests of the tensor plane: problems, programs and episodes, without configuration."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
@@ -16,9 +17,15 @@ from esper_core.model.problem import Problem, Split
 from esper_core.model.program import Program, build_host, count_parameters, keyed_generator, seed_costs
 from esper_core.phases import collect
 from esper_core.phases.collect import Cast, Episode, EpochReport
+from esper_core.phases.reward import Rewards
 from esper_core.plugin import Blueprint, PolicyContext
+from esper_core.plugin.catalogue import Catalogue
+from esper_core.plugin.loader import load
 from esper_core.plugin.protocols import Policy
+from esper_core.plugin.rewards import RewardFamily
 from esper_core.rules import lifecycle, ramps
+from esper_core.runner import config
+from esper_core.runner.setup import rewards_of
 from esper_core.state.actions import ActionSpace, Blend, Curve
 from esper_core.state.plans import TrainPlan
 from esper_core.state.settings import GovernorSettings, GrowthSettings, LearnSettings, TrainSettings
@@ -29,8 +36,6 @@ from esper_plugins.devices.settings import Single
 from esper_plugins.devices.single import SingleDevice
 from esper_plugins.policies import scripted
 from esper_plugins.policies.settings import Scripted, ScriptStep
-from esper_plugins.rewards import shipped
-from esper_plugins.rewards.settings import Shipped
 from esper_plugins.tasks import digits as digits_task
 from esper_plugins.tasks import spirals as spirals_task
 from esper_plugins.tasks.classification import cross_entropy, hits
@@ -179,13 +184,34 @@ def context_of(program: Program, learn: LearnSettings | None = None) -> PolicyCo
     )
 
 
+@cache
+def catalogue() -> Catalogue:
+    """What Esper itself brings."""
+    return load(no_plugins=True)
+
+
+def rewards(name: str = "shipped", mode: str | None = None, **changes: Any) -> Rewards:
+    """A built-in reward; `changes` are tables of its terms, by term: rent={"weight": 0.0}."""
+    section: dict[str, Any] = {"name": name, **({"mode": mode} if mode else {})}
+    if changes:
+        section[mode or name] = changes
+    table = {"task": {"name": "spirals"}, "reward": section}
+    return rewards_of(config.load(table, catalogue=catalogue()), catalogue())
+
+
+def family(name: str = "shipped", mode: str | None = None, **changes: Any) -> RewardFamily:
+    """The one family of a built-in reward in one mode."""
+    (found,) = rewards(name, mode, **changes).families.values()
+    return found
+
+
 def cast_of(program: Program, policy: PolicyBuilder, dtype: Any = "float64", **device: Any) -> Cast:
     """The program, on `esper/single`, with a policy and the default reward."""
     return Cast(
         program=program,
         device=single.build(program, Single(dtype=dtype, **device)),
         policy=policy(context_of(program)),
-        reward=shipped.build(Shipped()),
+        reward=rewards(),
         governor=GovernorSettings(),
         gamma=1.0,
         rounds=1,

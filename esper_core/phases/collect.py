@@ -18,7 +18,7 @@ from esper_core.errors import RunError
 from esper_core.model.program import Program
 from esper_core.phases import reward, validate
 from esper_core.plugin.protocols import Choice, Device, Policy, View
-from esper_core.plugin.rewards import RewardFamily, Standing, Transition
+from esper_core.plugin.rewards import Standing, Transition
 from esper_core.rules import actions, governor, lifecycle, observation, ramps, schedules
 from esper_core.rules.gates import GrowthRules
 from esper_core.rules.randomness import Purpose, permutations, uniforms
@@ -27,7 +27,7 @@ from esper_core.state.arrays import Bools, Floats, Ints, rows
 from esper_core.state.attribution import Attribution
 from esper_core.state.evidence import Evidence
 from esper_core.state.governor import Verdict, Vitals
-from esper_core.state.plans import EvalCounts, TrainCounts, TrainPlan
+from esper_core.state.plans import MEASURES, EvalCounts, TrainCounts, TrainPlan
 from esper_core.state.rollout import Rollout
 from esper_core.state.settings import GovernorSettings
 from esper_core.state.signals import HostSignals
@@ -42,7 +42,7 @@ class Cast:
         program: what is executed.
         device: trains and evaluates.
         policy: decides.
-        reward: pays.
+        reward: by what every environment is paid.
         governor: when an environment is rolled back, and what that costs.
         gamma: discount per epoch, of returns and potentials.
         rounds: of the run; what is ramped in over it needs to know.
@@ -52,7 +52,7 @@ class Cast:
     program: Program
     device: Device
     policy: Policy
-    reward: RewardFamily
+    reward: reward.Rewards
     governor: GovernorSettings
     gamma: float
     rounds: int
@@ -92,12 +92,13 @@ class Episode:
         begins: `[N]` a segment begins with the next epoch.
         slots: where every seed stands.
         evidence: what was measured about it.
+        attribution: of the last validation.
         signals: what was measured about the hosts.
         vitals: what the governor remembers.
         blessed: what a rollback would bring back.
         tensors: the device strategy's record.
         memory: the policy's.
-        ledger: what the reward has to remember.
+        ledgers: what the reward has to remember, mode by mode.
         rollout: what happened so far.
     """
 
@@ -107,12 +108,13 @@ class Episode:
     begins: Bools
     slots: SlotTable
     evidence: Evidence
+    attribution: Attribution
     signals: HostSignals
     vitals: Vitals
     blessed: Blessed
     tensors: Any
     memory: Any
-    ledger: reward.Ledger
+    ledgers: tuple[reward.Ledger, ...]
     rollout: Rollout
 
 
@@ -185,13 +187,14 @@ def begin(cast: Cast, envs: Ints, round_index: int, planted: SlotTable | None = 
         begins=everyone,
         slots=slots,
         evidence=Evidence.unknown(len(envs), count),
+        attribution=Attribution.unknown(len(envs), count),
         signals=signals,
         vitals=Vitals.unknown(len(envs), cast.governor.window),
         blessed=Blessed(epoch=np.full(len(envs), -1), slots=slots, signals=signals, tensors=saved),
         tensors=tensors,
         memory=cast.policy.start(envs, round_index),
-        ledger=reward.open_ledger(cast.reward, len(envs), count),
-        rollout=Rollout.empty(cast.program.train.epochs, len(envs)),
+        ledgers=reward.open_ledgers(cast.reward, envs, count),
+        rollout=Rollout.empty(cast.program.train.epochs, len(envs), cast.reward.group(envs)),
     )
 
 
@@ -217,6 +220,7 @@ def advance(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
         begins=np.zeros(len(episode.envs), np.bool_),
         slots=lifecycle.age(slots),
         evidence=evidence,
+        attribution=attribution,
         signals=signals,
         tensors=tensors,
         memory=choice.memory,
@@ -230,10 +234,11 @@ def advance(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
         panicked=verdict != Verdict.NONE,
         final=following.epoch == program.train.epochs,
     )
-    payment, ledger = reward.pay(
+    payment, ledgers = reward.pay_all(
         cast.reward,
-        episode.ledger,
+        episode.ledgers,
         transition,
+        envs=episode.envs,
         epoch=episode.epoch,
         gamma=cast.gamma,
         penalty=cast.governor.penalty,
@@ -259,7 +264,7 @@ def advance(cast: Cast, episode: Episode) -> tuple[Episode, EpochReport]:
         device_ms=device_ms,
         host_ms=elapsed_ms - device_ms - counts.wait_ms,
     )
-    return attrs.evolve(following, ledger=ledger), report
+    return attrs.evolve(following, ledgers=ledgers), report
 
 
 def train_plan(program: Program, episode: Episode, slots: SlotTable) -> TrainPlan:
@@ -329,7 +334,8 @@ def _evaluate(cast: Cast, episode: Episode, slots: SlotTable, tensors: Any) -> t
     samples = None if limit is None else limit * program.train.batch_size
     keys = (program.root, episode.round_index, episode.envs, episode.epoch)
     question = validate.ask(slots, keys, "validation", samples)
-    counts = cast.device.evaluate(tensors, attrs.evolve(question.plan, measures=cast.policy.needs))
+    measures = cast.policy.needs | (cast.reward.needs & MEASURES)
+    counts = cast.device.evaluate(tensors, attrs.evolve(question.plan, measures=measures))
     higher = program.problem.higher_is_better
     return validate.read(question, counts, higher_is_better=higher), counts
 
@@ -373,6 +379,7 @@ def _rolled_back(cast: Cast, episode: Episode, panicked: Bools) -> Episode:
         begins=panicked,
         slots=slots,
         evidence=rows(panicked, Evidence.unknown(*slots.shape), episode.evidence),
+        attribution=rows(panicked, Attribution.unknown(*slots.shape), episode.attribution),
         signals=rows(panicked, signals, episode.signals),
         tensors=cast.device.restore(tensors, blessed.tensors, panicked),
     )
@@ -384,6 +391,7 @@ def _standing(cast: Cast, episode: Episode) -> Standing:
         slots=episode.slots,
         signals=episode.signals,
         evidence=episode.evidence,
+        attribution=episode.attribution,
         host_parameters=cast.host_parameters,
         progress=episode.round_index / cast.rounds,
     )

@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from esper_core.plugin.protocols import Rule as Rule
     from esper_core.plugin.protocols import SinkContext as SinkContext
     from esper_core.plugin.protocols import View as View
+    from esper_core.plugin.rewards import MEASUREMENTS as MEASUREMENTS
     from esper_core.plugin.rewards import Account as Account
     from esper_core.plugin.rewards import Event as Event
     from esper_core.plugin.rewards import Flow as Flow
+    from esper_core.plugin.rewards import Memory as Memory
     from esper_core.plugin.rewards import Outcome as Outcome
     from esper_core.plugin.rewards import Potential as Potential
     from esper_core.plugin.rewards import RewardFamily as RewardFamily
@@ -58,12 +60,14 @@ if TYPE_CHECKING:
     from esper_core.plugin.specs import Reward as Reward
     from esper_core.plugin.specs import Sink as Sink
     from esper_core.plugin.specs import Task as Task
+    from esper_core.plugin.specs import Term as Term
     from esper_core.rules.features import HOST_FEATURES as HOST_FEATURES
     from esper_core.rules.features import SLOT_FEATURES as SLOT_FEATURES
     from esper_core.rules.features import host_features as host_features
     from esper_core.rules.features import slot_features as slot_features
     from esper_core.rules.lifecycle import Edits as Edits
     from esper_core.rules.lifecycle import Refusal as Refusal
+    from esper_core.rules.ramps import influence as influence
     from esper_core.rules.randomness import Purpose as Purpose
     from esper_core.rules.randomness import bits as bits
     from esper_core.rules.randomness import permutations as permutations
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from esper_core.state.arrays import Bools as Bools
     from esper_core.state.arrays import Floats as Floats
     from esper_core.state.arrays import Ints as Ints
+    from esper_core.state.attribution import Attribution as Attribution
     from esper_core.state.evidence import Evidence as Evidence
     from esper_core.state.learner import Moments as Moments
     from esper_core.state.plans import EXPLODING as EXPLODING
@@ -106,96 +111,101 @@ if TYPE_CHECKING:
 _HOME = {
     "ConfigError": "esper_core.errors",
     "EsperError": "esper_core.errors",
-    "RunError": "esper_core.errors",
     "PluginError": "esper_core.errors",
-    "sample": "esper_core.model.categorical",
-    "log_probability": "esper_core.model.categorical",
+    "RunError": "esper_core.errors",
     "entropy": "esper_core.model.categorical",
+    "log_probability": "esper_core.model.categorical",
     "probabilities": "esper_core.model.categorical",
-    "Site": "esper_core.model.hosts",
+    "sample": "esper_core.model.categorical",
     "Host": "esper_core.model.hosts",
-    "fold": "esper_core.model.network",
+    "Site": "esper_core.model.hosts",
     "Planted": "esper_core.model.network",
     "features": "esper_core.model.network",
+    "fold": "esper_core.model.network",
     "Part": "esper_core.model.parts",
-    "Split": "esper_core.model.problem",
     "Problem": "esper_core.model.problem",
-    "is_sound": "esper_core.model.program",
+    "Split": "esper_core.model.problem",
     "Program": "esper_core.model.program",
+    "is_sound": "esper_core.model.program",
     "keyed_generator": "esper_core.model.program",
     "Seed": "esper_core.model.seeds",
-    "fold_all": "esper_core.model.trie",
     "distinct": "esper_core.model.trie",
-    "improve": "esper_core.phases.update",
+    "fold_all": "esper_core.model.trie",
     "Judged": "esper_core.phases.update",
     "experience": "esper_core.phases.update",
+    "improve": "esper_core.phases.update",
     "hookimpl": "esper_core.plugin.hooks",
+    "Choice": "esper_core.plugin.protocols",
     "Learned": "esper_core.plugin.protocols",
     "PolicyContext": "esper_core.plugin.protocols",
-    "SinkContext": "esper_core.plugin.protocols",
     "Rule": "esper_core.plugin.protocols",
+    "SinkContext": "esper_core.plugin.protocols",
     "View": "esper_core.plugin.protocols",
-    "Choice": "esper_core.plugin.protocols",
-    "Standing": "esper_core.plugin.rewards",
-    "Potential": "esper_core.plugin.rewards",
-    "Flow": "esper_core.plugin.rewards",
-    "Transition": "esper_core.plugin.rewards",
-    "Event": "esper_core.plugin.rewards",
     "Account": "esper_core.plugin.rewards",
-    "RewardFamily": "esper_core.plugin.rewards",
+    "Event": "esper_core.plugin.rewards",
+    "Flow": "esper_core.plugin.rewards",
+    "MEASUREMENTS": "esper_core.plugin.rewards",
+    "Memory": "esper_core.plugin.rewards",
     "Outcome": "esper_core.plugin.rewards",
+    "Potential": "esper_core.plugin.rewards",
+    "RewardFamily": "esper_core.plugin.rewards",
+    "Standing": "esper_core.plugin.rewards",
+    "Transition": "esper_core.plugin.rewards",
+    "API_LEVEL": "esper_core.plugin.specs",
     "Blueprint": "esper_core.plugin.specs",
+    "Command": "esper_core.plugin.specs",
+    "Device": "esper_core.plugin.specs",
+    "Policy": "esper_core.plugin.specs",
     "Reward": "esper_core.plugin.specs",
     "Sink": "esper_core.plugin.specs",
-    "Command": "esper_core.plugin.specs",
-    "Policy": "esper_core.plugin.specs",
-    "Device": "esper_core.plugin.specs",
     "Task": "esper_core.plugin.specs",
-    "API_LEVEL": "esper_core.plugin.specs",
-    "host_features": "esper_core.rules.features",
-    "SLOT_FEATURES": "esper_core.rules.features",
+    "Term": "esper_core.plugin.specs",
     "HOST_FEATURES": "esper_core.rules.features",
+    "SLOT_FEATURES": "esper_core.rules.features",
+    "host_features": "esper_core.rules.features",
     "slot_features": "esper_core.rules.features",
-    "Refusal": "esper_core.rules.lifecycle",
     "Edits": "esper_core.rules.lifecycle",
+    "Refusal": "esper_core.rules.lifecycle",
+    "influence": "esper_core.rules.ramps",
     "Purpose": "esper_core.rules.randomness",
-    "permutations": "esper_core.rules.randomness",
     "bits": "esper_core.rules.randomness",
+    "permutations": "esper_core.rules.randomness",
     "uniforms": "esper_core.rules.randomness",
-    "Curve": "esper_core.state.actions",
-    "Blend": "esper_core.state.actions",
     "ActionSpace": "esper_core.state.actions",
-    "Op": "esper_core.state.actions",
-    "HEADS_OF": "esper_core.state.actions",
-    "HEADS": "esper_core.state.actions",
-    "Masks": "esper_core.state.actions",
-    "name_of": "esper_core.state.actions",
+    "Blend": "esper_core.state.actions",
+    "Curve": "esper_core.state.actions",
     "Decision": "esper_core.state.actions",
-    "Ints": "esper_core.state.arrays",
+    "HEADS": "esper_core.state.actions",
+    "HEADS_OF": "esper_core.state.actions",
+    "Masks": "esper_core.state.actions",
+    "Op": "esper_core.state.actions",
+    "name_of": "esper_core.state.actions",
     "Bools": "esper_core.state.arrays",
     "Floats": "esper_core.state.arrays",
+    "Ints": "esper_core.state.arrays",
+    "Attribution": "esper_core.state.attribution",
     "Evidence": "esper_core.state.evidence",
     "Moments": "esper_core.state.learner",
-    "TrainPlan": "esper_core.state.plans",
+    "EXPLODING": "esper_core.state.plans",
     "EvalCounts": "esper_core.state.plans",
-    "VANISHING": "esper_core.state.plans",
-    "TrainCounts": "esper_core.state.plans",
     "EvalPlan": "esper_core.state.plans",
     "GradientStatistics": "esper_core.state.plans",
-    "EXPLODING": "esper_core.state.plans",
     "MEASURES": "esper_core.state.plans",
+    "TrainCounts": "esper_core.state.plans",
+    "TrainPlan": "esper_core.state.plans",
+    "VANISHING": "esper_core.state.plans",
     "Rollout": "esper_core.state.rollout",
-    "TrainSettings": "esper_core.state.settings",
-    "OptimizerSettings": "esper_core.state.settings",
     "GrowthSettings": "esper_core.state.settings",
     "LearnSettings": "esper_core.state.settings",
+    "OptimizerSettings": "esper_core.state.settings",
+    "TrainSettings": "esper_core.state.settings",
     "finite": "esper_core.state.settings",
     "HostSignals": "esper_core.state.signals",
-    "PLANTED": "esper_core.state.slots",
-    "Stage": "esper_core.state.slots",
     "BLENDED": "esper_core.state.slots",
-    "SlotTable": "esper_core.state.slots",
     "LIVE": "esper_core.state.slots",
+    "PLANTED": "esper_core.state.slots",
+    "SlotTable": "esper_core.state.slots",
+    "Stage": "esper_core.state.slots",
 }
 """Where each public name lives; a test holds this table equal to the imports above."""
 

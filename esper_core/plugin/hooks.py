@@ -9,12 +9,13 @@ from collections.abc import Iterable
 
 import pluggy
 
-from esper_core.plugin.specs import Blueprint, Command, Component, Device, Policy, Reward, Sink, Task
+from esper_core.plugin.specs import Blueprint, Command, Component, Device, Policy, Reward, Sink, Task, Term
 
 PROJECT = "esper"
 
 HOOKS: dict[str, type[Component]] = {
     "esper_blueprints": Blueprint,
+    "esper_terms": Term,
     "esper_rewards": Reward,
     "esper_policies": Policy,
     "esper_devices": Device,
@@ -31,6 +32,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def esper_blueprints() -> Iterable[Blueprint]:
     """Yield the architectures that a seed may have."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def esper_terms() -> Iterable[Term]:
+    """Yield terms that rewards are made of."""
     raise AssertionError("a hook specification is never called")
 
 

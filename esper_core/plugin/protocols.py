@@ -165,6 +165,7 @@ class PolicyContext:
         host_parameters: of one host.
         oracle: `(envs [N], round) -> [N]` index of the slot where help is needed most; None where the task
             does not know it.
+        groups: how many reward modes pay the environments; the returns of each have a size of their own.
     """
 
     space: ActionSpace
@@ -173,6 +174,7 @@ class PolicyContext:
     root: int
     host_parameters: int
     oracle: Callable[[Ints, int], Ints] | None = None
+    groups: int = 1
 
 
 class Device(Protocol):

@@ -1,22 +1,29 @@
-"""What a reward family is: named terms of five kinds, and what they are paid for.
+"""What a reward is: named terms of five kinds, and what they are paid for.
 
-A family supplies amounts; `phases.reward` pays them, keeps the ledgers, and checks finiteness and bounds, so
-that no family can pay twice for one thing or forget to take back what did not last.
+A term supplies amounts; `phases.reward` pays them, keeps the ledgers, and checks finiteness and bounds, so
+that no reward can pay twice for one thing or forget to take back what did not last. A family is data: a table
+of terms, each a plugin's, with weights and settings.
 
-Role: records and the interface of reward plugins. Importing this module does not import torch.
-Neighbours: `plugin.protocols` has the other interfaces, `phases.reward` is the kernel.
+Role: records that the builders of terms return, and what their functions read. Importing this module does
+not import torch.
+Neighbours: `plugin.specs` describes terms and families, `phases.reward` is the kernel.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 import attrs
+import numpy as np
 
 from esper_core.state.actions import Decision
 from esper_core.state.arrays import Bools, Floats, Ints
+from esper_core.state.attribution import Attribution
 from esper_core.state.evidence import Evidence
 from esper_core.state.signals import HostSignals
 from esper_core.state.slots import SlotTable
+
+MEASUREMENTS = frozenset(a.name for kind in (HostSignals, Evidence, Attribution) for a in attrs.fields(kind))
+"""Everything that is measured and that a term may declare that it needs: fields of `HostSignals`, `Evidence`
+and `Attribution`. Slots and decisions are not measured; they are known."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -27,15 +34,19 @@ class Standing:
         slots: where every seed stands.
         signals: of the hosts; unknown before the first epoch.
         evidence: about the seeds.
+        attribution: of the last validation.
         host_parameters: of one host.
         progress: share of the run's rounds that are done, in [0, 1].
+        noted: `[N, ...]` what the term that is asked has in its `Memory`; of no size if it has none.
     """
 
     slots: SlotTable
     signals: HostSignals
     evidence: Evidence
+    attribution: Attribution
     host_parameters: int
     progress: float
+    noted: Floats = attrs.field(factory=lambda: np.zeros(0))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -64,24 +75,50 @@ class Transition:
         ends: Bools = self.panicked | self.final
         return ends
 
+    @property
+    def done(self) -> Ints:
+        """`[N]` of `Op`: what was carried out; WAIT where a decision was refused."""
+        return np.where(self.refused == 0, self.decision.op, 0)
+
+
+def _frozen(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(names)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Memory:
+    """What a term remembers from epoch to epoch; the kernel keeps it, and forgets it where a segment ends.
+
+    Attributes:
+        blank: `(N, S) -> [N, ...]`, when a segment begins.
+        follow: `(noted [N, ...], transition) -> [N, ...]`, once an epoch, before the term is asked.
+    """
+
+    blank: Callable[[int, int], Floats]
+    follow: Callable[[Floats, Transition], Floats]
+
 
 @attrs.frozen(kw_only=True)
 class Term:
     """What terms of every kind have.
 
     Attributes:
-        name: unique in its family.
+        name: unique in its family, which gives it.
+        weight: factor on the amount, of the family, too.
         units: of the amount before weighting.
         low: least value that it may supply, before weighting: of an amount, a level or a target.
         high: greatest.
-        weight: factor on the amount.
+        needs: what it reads of `MEASUREMENTS`; without them it must do as if they were unknown.
+        memory: what it remembers; None if nothing.
     """
 
-    name: str
+    name: str = ""
+    weight: float = 1.0
     units: str
     low: float
     high: float
-    weight: float = 1.0
+    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_frozen)
+    memory: Memory | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -113,7 +150,7 @@ class Potential(Term):
     A level that is not known yet (NaN before the first measurement) starts at its first known value.
 
     Attributes:
-        level: `[N]`.
+        level: `[N]` or `[N, S]`.
     """
 
     level: Callable[[Standing], Floats]
@@ -123,15 +160,20 @@ class Potential(Term):
 class Account(Term):
     """Paid as the change of a balance that the kernel owns.
 
-    While a seed is not vested, every way out (prune, rollback, end) takes its balance back.
+    While a seed is not vested, every way out (prune, rollback, end) takes its balance back with interest, so
+    that its payments, discounted, add up to 0. A seed that is being withdrawn earns nothing more.
 
     Attributes:
         target: `[N, S]`, at least 0: the balance that the seed deserves; unknown (NaN) leaves it as it is.
-        vested: `[N, S]`: the seed keeps what it was paid.
+        vested: `[N, S]`: the seed keeps what it was paid, for good.
+        step: largest change of a balance in an epoch (units of the target).
+        follows: the balance of a vested seed goes on following its target; else it stays as it is.
     """
 
     target: Callable[[Standing], Floats]
     vested: Callable[[Standing], Bools]
+    step: float = np.inf
+    follows: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -145,10 +187,14 @@ class Outcome(Term):
     amount: Callable[[Standing], Floats]
 
 
-class RewardFamily(Protocol):
-    """A reward: a sum of terms."""
+@attrs.frozen(kw_only=True)
+class RewardFamily:
+    """A reward: a sum of terms.
 
-    @property
-    def terms(self) -> Sequence[Term]:
-        """Its terms, each a `Flow`, `Event`, `Potential`, `Account` or `Outcome`."""
-        ...
+    Attributes:
+        name: for messages: "esper/contribution, mode escrow".
+        terms: each a `Flow`, `Event`, `Potential`, `Account` or `Outcome`.
+    """
+
+    name: str
+    terms: tuple[Term, ...]

@@ -37,12 +37,17 @@ def _import_string(instance: Any, attribute: "Attribute[str]", value: str) -> No
         )
 
 
-def _optional_location(instance: Any, attribute: "Attribute[str | None]", value: str | None) -> None:
-    if value is not None and not _LOCATION.fullmatch(value):
+def _location(instance: Any, attribute: "Attribute[str]", value: str) -> None:
+    if not isinstance(value, str) or not _LOCATION.fullmatch(value):
         raise ValueError(
             f"{type(instance).__name__} {instance.name!r}: {attribute.name} = {value!r} "
             "must have the form 'package:file.toml'"
         )
+
+
+def _optional_location(instance: Any, attribute: "Attribute[str | None]", value: str | None) -> None:
+    if value is not None:
+        _location(instance, attribute, value)  # type: ignore[arg-type]
 
 
 def _optional_import_string(instance: Any, attribute: "Attribute[str | None]", value: str | None) -> None:
@@ -89,8 +94,18 @@ class Blueprint(Component):
 
 
 @frozen(kw_only=True)
+class Term(Component):
+    """A term that rewards are made of. `build()` returns one of the five kinds in `plugin.rewards`."""
+
+
+@frozen(kw_only=True)
 class Reward(Component):
-    """A reward family. `build()` returns a `plugin.protocols.RewardFamily`."""
+    """A reward family: a file with a table for each of its modes, which has a table for each of its terms."""
+
+    build: str = field(validator=_location)
+    """`package:file.toml`; the first mode in it is the one that is used unless another is chosen."""
+    settings: None = field(default=None, init=False)
+    """None: its terms have settings."""
 
 
 @frozen(kw_only=True)

@@ -31,11 +31,13 @@ class Result:
     Attributes:
         folder: everything about it.
         arms: `static`, `everywhere`, `grown` and `twin`, on the report split.
+        modes: the grown networks of each reward mode; empty where one mode paid all of them.
         score: name of the score.
     """
 
     folder: Path
     arms: Mapping[str, Arm]
+    modes: Mapping[str, Arm]
     score: str
 
 
@@ -81,8 +83,13 @@ def run(
     about = folder.describe(config, catalogue, setup.cast.device.fingerprint)
     where = folder.create(out, config, about)
     with where.held():
-        arms = Loop(setup, where, _display(display)).run(None)
-    return Result(folder=where.path, arms=arms, score=setup.cast.program.problem.score_name)
+        result = Loop(setup, where, _display(display)).run(None)
+    return Result(
+        folder=where.path,
+        arms=result.arms,
+        modes=result.modes,
+        score=setup.cast.program.problem.score_name,
+    )
 
 
 def resume(path: str | Path, *, display: Mode = "quiet") -> Result:
@@ -105,8 +112,13 @@ def resume(path: str | Path, *, display: Mode = "quiet") -> Result:
         setup = assemble(config, catalogue)
         _check_fingerprint(where, setup.cast.device.fingerprint)
         where.mark("running", passed_over=complaints)
-        arms = Loop(setup, where, _display(display)).run(start)
-    return Result(folder=where.path, arms=arms, score=setup.cast.program.problem.score_name)
+        result = Loop(setup, where, _display(display)).run(start)
+    return Result(
+        folder=where.path,
+        arms=result.arms,
+        modes=result.modes,
+        score=setup.cast.program.problem.score_name,
+    )
 
 
 def inspect(target: str | Path, *, sets: Sequence[str] = (), no_plugins: bool = False) -> Inspection:

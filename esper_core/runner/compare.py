@@ -57,8 +57,21 @@ class Arm:
     validation: float
 
 
-def read(path: Path) -> tuple[str, dict[str, Arm]]:
-    """The name of the score and the arms of a report that was written.
+@attrs.frozen(kw_only=True)
+class Comparison:
+    """What the end of a run says.
+
+    Attributes:
+        arms: by name, as in `ARMS`.
+        modes: the grown networks of each reward mode, by its name; empty where one mode paid all of them.
+    """
+
+    arms: dict[str, Arm]
+    modes: dict[str, Arm]
+
+
+def read(path: Path) -> tuple[str, Comparison]:
+    """The name of the score and the comparison of a report that was written.
 
     Args:
         path: of `report.json`.
@@ -69,8 +82,10 @@ def read(path: Path) -> tuple[str, dict[str, Arm]]:
     found: Any = read_json(path)
     try:
         tables = {name: dict(found["arms"][name]) for name in ARMS}
-        return str(found["score"]), {name: _arm(table) for name, table in tables.items()}
-    except (KeyError, TypeError, ValueError) as error:
+        modes = {name: _arm(dict(table)) for name, table in found["modes"].items()}
+        arms = {name: _arm(table) for name, table in tables.items()}
+        return str(found["score"]), Comparison(arms=arms, modes=modes)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: is not a whole report: {type(error).__name__}: {error}") from error
 
 
@@ -132,23 +147,39 @@ def twin(cast: Cast, grown: Episode) -> SlotTable:
     )
 
 
-def score(cast: Cast, episode: Episode) -> Arm:
-    """Select a network by validation and score it on the report split."""
-    program, env = cast.program, best_of(episode.signals.committed)
+def by_mode(cast: Cast, episode: Episode) -> dict[str, Arm]:
+    """The grown networks of each reward mode, as an arm of its own; none where there is one mode only."""
+    modes = list(cast.reward.families)
+    if len(modes) == 1:
+        return {}
+    group = cast.reward.group(episode.envs)
+    return {mode: score(cast, episode, np.flatnonzero(group == k)) for k, mode in enumerate(modes)}
+
+
+def score(cast: Cast, episode: Episode, among: Ints | None = None) -> Arm:
+    """Select a network by validation and score it on the report split.
+
+    Args:
+        cast: who takes part.
+        episode: after its last epoch.
+        among: positions of the networks to select from; absent means all.
+    """
+    tried = np.arange(len(episode.envs)) if among is None else among
+    program, env = cast.program, int(tried[best_of(episode.signals.committed[tried])])
     committed = episode.slots.stage == Stage.FOSSILIZED
     shipped = np.where(committed, ramps.influence(episode.slots), 0.0)
     plan = EvalPlan(split="report", limit=None, influence=shipped[:, None, :])
     counts = cast.device.evaluate(episode.tensors, plan)
     scores = counts.score_sum[:, 0] / counts.samples
-    tries = len(scores)
+    tries = len(tried)
     variance = counts.co_score[env, 0, 0] / counts.samples - scores[env] ** 2
     added: Ints = np.where(committed, episode.slots.parameters, 0).sum(axis=1)
     sign = 1.0 if program.problem.higher_is_better else -1.0
     return Arm(
         score=float(scores[env]),
         error=float(validate.standard_error(variance, counts.samples)),
-        mean=float(scores.mean()),
-        mean_error=float(scores.std(ddof=1) / tries**0.5) if tries > 1 else math.nan,
+        mean=float(scores[tried].mean()),
+        mean_error=float(scores[tried].std(ddof=1) / tries**0.5) if tries > 1 else math.nan,
         parameters=cast.host_parameters + int(added[env]),
         epochs=episode.epoch,
         tries=tries,

@@ -223,7 +223,7 @@ def hosts(episode: Episode, report: EpochReport) -> Event:
 
 
 def seeds(episode: Episode, report: EpochReport, program: Program) -> Event:
-    """Where every seed stands and all evidence about it, a row per seed."""
+    """Where every seed stands and all evidence about it, a row per seed, with its Banzhaf value."""
     slots = report.after
     env, slot = np.nonzero(slots.within(PLANTED))
     evidence = {a.name: getattr(episode.evidence, a.name)[env, slot] for a in attrs.fields(Evidence)}
@@ -237,6 +237,8 @@ def seeds(episode: Episode, report: EpochReport, program: Program) -> Event:
         "parameters": slots.parameters[env, slot],
         "age": slots.age[env, slot],
         **evidence,
+        "banzhaf": report.attribution.banzhaf[env, slot],
+        "banzhaf_error": report.attribution.banzhaf_error[env, slot],
     }
 
 

@@ -20,7 +20,7 @@ from esper_core.model.program import count_parameters
 from esper_core.plugin.catalogue import Catalogue
 from esper_core.runner import checkpoint, compare, grown
 from esper_core.runner.config import Config
-from esper_core.runner.display.picture import LEGEND, cells, comparison, trend
+from esper_core.runner.display.picture import LEGEND, by_mode, cells, comparison, trend
 from esper_core.runner.events import plain
 from esper_core.runner.files import read_json
 from esper_core.runner.folder import RunFolder
@@ -108,7 +108,7 @@ def inspect_run(folder: RunFolder) -> Inspection:
         "lifecycle": lives,
         "returns": returns,
         "grown": None if seeds is None else [attrs.asdict(seed) for seed in seeds],
-        "report": None if report is None else plain({"score": report[0], "arms": _tables(report[1])}),
+        "report": None if report is None else plain({"score": report[0], **attrs.asdict(report[1])}),
     }
     parts: list[RenderableType] = [
         Text(f"{folder.path}: {status}, seed {manifest['seed']}, last checkpoint {facts['checkpoint']}")
@@ -127,12 +127,10 @@ def inspect_run(folder: RunFolder) -> Inspection:
         what = f"{seed.blueprint.name} at {seed.site.name}, influence {seed.influence:g}"
         parts.append(Text(f"grown: {what}, {seed.parameters:,} parameters"))
     if report is not None:
-        parts.append(comparison(*report))
+        score, found = report
+        parts.append(comparison(score, found.arms))
+        parts += [by_mode(score, found.modes)] if found.modes else []
     return Inspection(facts, Group(*parts))
-
-
-def _tables(arms: dict[str, compare.Arm]) -> dict[str, Any]:
-    return {name: attrs.asdict(arm) for name, arm in arms.items()}
 
 
 def _checkpoint(folder: RunFolder) -> str | None:

@@ -70,7 +70,7 @@ class Loop:
         self._sinks: Mapping[str, Sink] = {}
         self._envs = np.arange(setup.config.run.envs)
 
-    def run(self, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
+    def run(self, start: Checkpoint | None) -> compare.Comparison:
         """Play the rounds that are left, then compare.
 
         Args:
@@ -83,7 +83,7 @@ class Loop:
         failure: str | None = "the process was told to exit"
         try:
             with _stoppable() as stop:
-                arms = self._recorded(stop, start)
+                found = self._recorded(stop, start)
             self._folder.mark("finished")
             failure = None
         except (Interrupted, KeyboardInterrupt) as error:
@@ -103,23 +103,23 @@ class Loop:
                     self._folder.mark("failed", error=failure)
             self._display.close()
             self._cast.device.close()
-        self._display.finish(arms, self._cast.program.problem, self._folder)
-        return arms
+        self._display.finish(found, self._cast.program.problem, self._folder)
+        return found
 
-    def _recorded(self, stop: _Stop, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
+    def _recorded(self, stop: _Stop, start: Checkpoint | None) -> compare.Comparison:
         """Play with sinks that are open; closing them after a failure does not hide it."""
         self._sinks = self._setup.sinks(self._folder.path, start.sinks if start is not None else {})
         events = Events(self._setup.config.run.level, self._sinks.values(), self._cast.program)
         hidden: tuple[type[Exception], ...] = (Exception,)
         try:
-            arms = self._play(events, stop, start)
+            found = self._play(events, stop, start)
             hidden = ()
         finally:
             with suppress(*hidden):
                 events.close()
-        return arms
+        return found
 
-    def _play(self, events: Events, stop: _Stop, start: Checkpoint | None) -> Mapping[str, compare.Arm]:
+    def _play(self, events: Events, stop: _Stop, start: Checkpoint | None) -> compare.Comparison:
         config = self._setup.config
         if start is None:
             events.send("run", **self._about())
@@ -168,7 +168,7 @@ class Loop:
             tensors=tensors,
         )
 
-    def _finish(self, episode: Episode, events: Events, stop: _Stop) -> Mapping[str, compare.Arm]:
+    def _finish(self, episode: Episode, events: Events, stop: _Stop) -> compare.Comparison:
         """Export the best network, play the other arms, write the report."""
         program, device = self._cast.program, self._cast.device
         env = best_of(episode.signals.committed)
@@ -181,10 +181,11 @@ class Loop:
                 raise Interrupted
 
         arms = compare.arms(self._cast, self._setup.static, episode, progress)
-        table = {name: attrs.asdict(arm) for name, arm in arms.items()}
-        write_json(self._folder.report, plain({"score": program.problem.score_name, "arms": table}))
-        events.send("result", score=program.problem.score_name, arms=table)
-        return arms
+        found = compare.Comparison(arms=arms, modes=compare.by_mode(self._cast, episode))
+        table = {"score": program.problem.score_name, **attrs.asdict(found)}
+        write_json(self._folder.report, plain(table))
+        events.send("result", **table)
+        return found
 
     def _told(self, learning: Mapping[str, Any]) -> dict[str, float]:
         """What a policy tells, as plain numbers.
@@ -200,7 +201,13 @@ class Loop:
 
     def _summary(self, episode: Episode, learning: Mapping[str, float]) -> RoundSummary:
         committed = np.where(episode.slots.stage == Stage.FOSSILIZED, episode.slots.parameters, 0)
-        return RoundSummary.of(episode.round_index, episode.rollout, committed.sum(axis=1), learning)
+        return RoundSummary.of(
+            episode.round_index,
+            episode.rollout,
+            tuple(self._cast.reward.families),
+            committed.sum(axis=1),
+            learning,
+        )
 
     def _checkpoint(
         self, state: RunState, slots: SlotTable | None, tensors: Mapping[str, Tensor]
@@ -224,6 +231,7 @@ class Loop:
             "task": config.task.name,
             "policy": config.policy.name,
             "reward": config.reward.name,
+            "modes": config.reward.modes,
             "device": config.device.name,
             "seed": config.run.seed,
             "rounds": config.run.rounds,

@@ -30,10 +30,11 @@ from esper_core.model.program import (
 )
 from esper_core.phases import reward
 from esper_core.phases.collect import Cast
+from esper_core.phases.reward import Rewards
 from esper_core.plugin.catalogue import Catalogue
 from esper_core.plugin.protocols import Device, Policy, PolicyContext, Sink, SinkContext
-from esper_core.plugin.rewards import RewardFamily
-from esper_core.runner.config import Config
+from esper_core.plugin.rewards import RewardFamily, Term
+from esper_core.runner.config import Config, TermChoice
 from esper_core.state.actions import ActionSpace, Blend, Curve
 from esper_core.state.arrays import Ints
 
@@ -120,6 +121,7 @@ def assemble(config: Config, catalogue: Catalogue) -> Setup:
         root=config.run.seed,
         host_parameters=parameters,
         oracle=_oracle(program),
+        groups=len(config.reward.terms),
     )
 
     def chosen(kind: str, *arguments: Any) -> Any:
@@ -129,18 +131,43 @@ def assemble(config: Config, catalogue: Catalogue) -> Setup:
     actors = Cast(
         program=program,
         policy=cast(Policy, chosen("policy", context)),
-        reward=cast(RewardFamily, chosen("reward")),
+        reward=rewards_of(config, catalogue),
         device=cast(Device, chosen("device", program)),
         governor=config.governor,
         gamma=config.learn.gamma,
         rounds=config.run.rounds,
         host_parameters=parameters,
     )
-    reward.check(actors.reward)
     _expect_members(f"policy {config.policy.name}", actors.policy, Policy)
     _expect_members(f"device {config.device.name}", actors.device, Device)
     static = make(part(catalogue, "policy", "esper/static", None), "policy", context)
     return Setup(config=config, catalogue=catalogue, cast=actors, static=cast(Policy, static))
+
+
+def rewards_of(config: Config, catalogue: Catalogue) -> Rewards:
+    """The families of a configuration's modes, each checked.
+
+    Raises:
+        PluginError: a term's builder failed or broke its contract.
+    """
+    families = {}
+    for mode, terms in config.reward.terms.items():
+        built = tuple(_term(catalogue, name, term) for name, term in terms.items())
+        families[mode] = RewardFamily(name=f"{config.reward.name}, mode {mode!r}", terms=built)
+        reward.check(families[mode])
+    order = list(families)
+    return Rewards(families=families, modes=np.asarray([order.index(mode) for mode in config.reward.modes]))
+
+
+def _term(catalogue: Catalogue, name: str, chosen: TermChoice) -> Term:
+    """A term of a reward, with the name and the weight that the family gives it."""
+    built = make(part(catalogue, "term", chosen.component, chosen.settings), "term")
+    if not isinstance(built, Term):
+        raise PluginError(
+            f"term {chosen.component}: built a {type(built).__name__}, "
+            "expected Flow, Event, Potential, Account or Outcome"
+        )
+    return attrs.evolve(built, name=name, weight=chosen.weight)
 
 
 def _expect_members(where: str, actor: object, interface: type) -> None:

@@ -40,3 +40,24 @@ def rows(chosen: Bools, one: Record, other: Record) -> Record:
 
     picked: Record = table(**{a.name: pick(a.name) for a in attrs.fields(table)})
     return picked
+
+
+def take(record: Record, index: Ints) -> Record:
+    """Some environments of a record, by their positions, in any order.
+
+    Args:
+        record: an attrs record whose arrays, at any depth, have environments on their first axis; what is
+            no array is kept as it is.
+        index: `[M]` positions.
+    """
+
+    def of(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value[index] if value.size else value
+        if attrs.has(type(value)):
+            return take(value, index)
+        return value
+
+    table: Any = type(record)
+    taken: Record = table(**{a.name: of(getattr(record, a.name)) for a in attrs.fields(table)})
+    return taken

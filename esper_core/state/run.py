@@ -4,7 +4,9 @@ Role: what a checkpoint holds beside tensors. Nothing random is in it: randomnes
 Neighbours: `runner.loop` moves it, `runner.checkpoint` writes and reads it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Any
 
 import attrs
 import numpy as np
@@ -24,6 +26,7 @@ class RoundSummary:
 
     Attributes:
         round_index: number of the round, from 0.
+        modes: name of the reward mode that paid the environment.
         returns: sum of rewards.
         score: validation score of the live network after the last epoch.
         committed: validation score of what would ship.
@@ -34,6 +37,7 @@ class RoundSummary:
     """
 
     round_index: int
+    modes: tuple[str, ...]
     returns: tuple[float, ...]
     score: tuple[float, ...]
     committed: tuple[float, ...]
@@ -44,11 +48,25 @@ class RoundSummary:
 
     @classmethod
     def of(
-        cls, round_index: int, rollout: Rollout, parameters: Ints, learning: Mapping[str, float]
+        cls,
+        round_index: int,
+        rollout: Rollout,
+        modes: Sequence[str],
+        parameters: Ints,
+        learning: Mapping[str, float],
     ) -> "RoundSummary":
-        """Summarise a finished episode; `parameters` is `[N]`."""
+        """Summarise a finished episode.
+
+        Args:
+            round_index: number of the round, from 0.
+            rollout: of the episode.
+            modes: names of all reward modes.
+            parameters: `[N]` added by committed seeds.
+            learning: what the policy tells.
+        """
         return cls(
             round_index=round_index,
+            modes=tuple(modes[group] for group in rollout.group.tolist()),
             returns=tuple(rollout.reward.sum(axis=0).tolist()),
             score=tuple(rollout.score[-1].tolist()),
             committed=tuple(rollout.committed[-1].tolist()),
@@ -57,6 +75,16 @@ class RoundSummary:
             rollbacks=tuple((rollout.verdict != 0).sum(axis=0).tolist()),
             learning=dict(learning),
         )
+
+    def of_mode(self, mode: str) -> "RoundSummary":
+        """The part of the environments that a reward mode paid."""
+        kept = [mode == paid for paid in self.modes]
+        columns: dict[str, Any] = {
+            name: tuple(compress(values, kept))
+            for name, values in attrs.asdict(self, recurse=False).items()
+            if isinstance(values, tuple)
+        }
+        return attrs.evolve(self, **columns)
 
     @property
     def best(self) -> int:

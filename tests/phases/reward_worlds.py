@@ -14,11 +14,14 @@ from esper_core.plugin.rewards import (
     Flow,
     Outcome,
     Potential,
+    RewardFamily,
     Standing,
     Term,
     Transition,
 )
 from esper_core.state.actions import Decision, Op
+from esper_core.state.arrays import take
+from esper_core.state.attribution import Attribution
 from esper_core.state.evidence import Evidence
 from esper_core.state.signals import HostSignals
 from esper_core.state.slots import SlotTable, Stage
@@ -27,17 +30,10 @@ HOST = 80
 """Parameters of a host."""
 
 
-@attrs.frozen
-class Family:
-    """A family of any terms."""
-
-    terms: Sequence[Term]
-
-
 def standing(seed: Any, *, progress: float = 1.0, **known: Any) -> Standing:
     """N environments with seeds of the numbers `seed`, `[N, S]`, -1 where there is none.
 
-    Names of signals, evidence and slots are filled with what is given; the rest is unknown.
+    Whatever has the name of what is given is filled with it, in every record; the rest is unknown.
     """
     seed = np.asarray(seed, np.int64)
 
@@ -46,17 +42,22 @@ def standing(seed: Any, *, progress: float = 1.0, **known: Any) -> Standing:
 
     def filled(record: Any) -> Any:
         given = {
-            field.name: fill(known.pop(field.name), getattr(record, field.name))
+            field.name: fill(known[field.name], getattr(record, field.name))
             for field in attrs.fields(type(record))
             if field.name in known
         }
         return attrs.evolve(record, **given)
 
     known = {"stage": np.where(seed >= 0, int(Stage.HOLDING), int(Stage.DORMANT)), "seed": seed, **known}
-    slots = filled(SlotTable.empty(*seed.shape))
-    signals, evidence = filled(HostSignals.unknown(len(seed))), filled(Evidence.unknown(*seed.shape))
-    assert not known, f"nobody knows {list(known)}"
-    return Standing(slots=slots, signals=signals, evidence=evidence, host_parameters=HOST, progress=progress)
+    records = {
+        "slots": filled(SlotTable.empty(*seed.shape)),
+        "signals": filled(HostSignals.unknown(len(seed))),
+        "evidence": filled(Evidence.unknown(*seed.shape)),
+        "attribution": filled(Attribution.unknown(*seed.shape)),
+    }
+    names = {field.name for record in records.values() for field in attrs.fields(type(record))}
+    assert known.keys() <= names, f"nobody knows {known.keys() - names}"
+    return Standing(**records, host_parameters=HOST, progress=progress)
 
 
 def epochs(standings: Sequence[Standing], panicked: Any = None, ops: Any = None) -> list[Transition]:
@@ -81,12 +82,20 @@ def paid(
     terms: Sequence[Term], episode: Sequence[Transition], gamma: float = 1.0, penalty: float = 0.0
 ) -> list[reward.Payment]:
     """What an episode pays, epoch by epoch."""
-    family = Family(terms)
+    family = RewardFamily(name="test", terms=tuple(terms))
     reward.check(family)
     ledger = reward.open_ledger(family, *episode[0].before.slots.shape)
     payments = []
     for epoch, transition in enumerate(episode):
-        payment, ledger = reward.pay(family, ledger, transition, gamma=gamma, penalty=penalty, epoch=epoch)
+        payment, ledger = reward.pay(
+            family,
+            ledger,
+            transition,
+            envs=np.arange(len(transition.refused)),
+            gamma=gamma,
+            penalty=penalty,
+            epoch=epoch,
+        )
         payments.append(payment)
     return payments
 
@@ -146,16 +155,6 @@ def everything() -> list[Term]:
             amount=lambda at: at.signals.committed,
         ),
     ]
-
-
-def take(standing: Standing, rows: Any) -> Standing:
-    """Some environments of a standing, in any order."""
-
-    def of(record: Any) -> Any:
-        return type(record)(**{a.name: getattr(record, a.name)[rows] for a in attrs.fields(type(record))})
-
-    tables = {name: of(getattr(standing, name)) for name in ("slots", "signals", "evidence")}
-    return attrs.evolve(standing, **tables)
 
 
 def take_all(episode: Sequence[Transition], rows: Any) -> list[Transition]:

@@ -25,7 +25,14 @@ from esper_core.runner.config.layers import (
     plain,
     policy_flag,
 )
-from esper_core.runner.config.records import Choice, Config, PluginSettings, RunSettings
+from esper_core.runner.config.records import (
+    Choice,
+    Config,
+    PluginSettings,
+    RewardChoice,
+    RunSettings,
+    TermChoice,
+)
 from esper_core.runner.config.resolve import resolve
 from esper_core.runner.config.stack import Source, source_layer, stack
 
@@ -33,8 +40,10 @@ __all__ = [
     "Choice",
     "Config",
     "PluginSettings",
+    "RewardChoice",
     "RunSettings",
     "Source",
+    "TermChoice",
     "catalogue_for",
     "dumps",
     "flatten",
@@ -131,6 +140,11 @@ def _table(config: Config) -> dict[str, Any]:
 
 
 def _section(value: Any) -> dict[str, Any]:
+    if isinstance(value, RewardChoice):
+        modes = {"mode": value.modes[0]} if len(value.modes) == 1 else {"modes": list(value.modes)}
+        return {"name": value.name, **modes, **_section(value.terms)}
+    if isinstance(value, TermChoice):
+        return {"component": value.component, "weight": value.weight, **_section(value.settings)}
     if isinstance(value, Choice):
         return {"name": value.name, **_section(value.settings)}
     if isinstance(value, Mapping):

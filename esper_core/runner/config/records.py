@@ -52,6 +52,30 @@ class Choice:
 
 
 @frozen(kw_only=True)
+class TermChoice:
+    """One term of a reward."""
+
+    component: str
+    """Full name of the plugin's record, "namespace/name"."""
+    weight: float
+    """Factor on its amount."""
+    settings: object | None
+    """Instance of the settings class that the record names; None if it names none."""
+
+
+@frozen(kw_only=True)
+class RewardChoice:
+    """A reward family, with the terms of the modes that are used."""
+
+    name: str
+    """Full name, "namespace/name"."""
+    modes: tuple[str, ...]
+    """Mode of every environment; a single one is that of all."""
+    terms: Mapping[str, Mapping[str, TermChoice]]
+    """By mode, then by name of the term."""
+
+
+@frozen(kw_only=True)
 class Config:
     """Everything that determines a run; one field for each section of the file.
 
@@ -71,7 +95,7 @@ class Config:
     run: RunSettings
     task: Choice
     policy: Choice
-    reward: Choice
+    reward: RewardChoice
     device: Choice
     train: TrainSettings
     growth: GrowthSettings

@@ -14,7 +14,7 @@ from esper_core.errors import EsperError, PluginError
 from esper_core.plugin.catalogue import Catalogue, Entry
 from esper_core.plugin.specs import Component
 from esper_core.runner import strict
-from esper_core.runner.config import contradictions
+from esper_core.runner.config import contradictions, rewards
 from esper_core.runner.config.layers import Keys, Tree, lookup, plain
 from esper_core.runner.config.records import (
     CHOICES,
@@ -54,7 +54,10 @@ def resolve(tree: Tree, catalogue: Catalogue, *, source: str) -> Config:
     governor = report.section("governor", table, GovernorSettings)
     learn = report.section("learn", table, LearnSettings)
     plugins = report.section("plugins", table, PluginSettings)
-    choices = {kind: _choice(report, catalogue, kind, table.get(kind, {})) for kind in CHOICES}
+    choices = {
+        kind: _choice(report, catalogue, kind, table.get(kind, {})) for kind in CHOICES if kind != "reward"
+    }
+    reward = rewards.resolve(report, catalogue, table.get("reward", {}), run.envs)
     sinks = _named(report, catalogue, "sink", run.sinks)
     blueprints = _named(report, catalogue, "blueprint", growth.blueprints)
     growing = blueprints if growth.blueprints else _built_in(report, catalogue)
@@ -74,7 +77,7 @@ def resolve(tree: Tree, catalogue: Catalogue, *, source: str) -> Config:
         plugins=plugins,
         task=choices["task"],
         policy=choices["policy"],
-        reward=choices["reward"],
+        reward=reward,
         device=choices["device"],
         blueprint=blueprint,
         sink=sink,

@@ -15,7 +15,7 @@ from esper_core.errors import ConfigError, EsperError, PluginError
 from esper_core.plugin.catalogue import Catalogue, Entry
 from esper_core.plugin.imports import read_text
 from esper_core.plugin.specs import Task
-from esper_core.runner.config import contradictions
+from esper_core.runner.config import contradictions, rewards
 from esper_core.runner.config.layers import (
     Layer,
     Tree,
@@ -63,9 +63,10 @@ def stack(
     layers = [_in_full(layer, catalogue) for layer in said]
     if preset:
         layers = [*_presets(layers, catalogue), *layers]
+        layers = rewards.above_family(layers, catalogue)
     tree: Tree = {}
     for rank, layer in enumerate(layers):
-        tree = merge(_without_replaced(tree, layer), layer, rank)
+        tree = merge(rewards.without_replaced(_without_replaced(tree, layer), layer), layer, rank)
     return contradictions.without_outdated(tree)
 
 
@@ -112,7 +113,7 @@ def _in_full(layer: Layer, catalogue: Catalogue) -> Layer:
             # A record that is named twice keeps both spellings, and is refused for it later.
             twice = {key for key in section if list(names.values()).count(names[key]) > 1}
             table[kind] = {key if key in twice else names[key]: item for key, item in section.items()}
-    return evolve(layer, table=table)
+    return evolve(layer, table=rewards.in_full(table, catalogue))
 
 
 def _chosen(table: Mapping[str, Any], kind: str) -> Any:

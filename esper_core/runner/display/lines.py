@@ -4,7 +4,7 @@ Role: what is shown where there is no terminal, and, with `--plain`, on one.
 Neighbours: `protocol` says what a display is told, `picture` draws the pieces, `live` shares head and table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import mean
 
 import numpy as np
@@ -14,9 +14,9 @@ from rich.text import Text
 from esper_core.model.problem import Problem
 from esper_core.model.program import Program
 from esper_core.phases.collect import Episode, EpochReport
-from esper_core.runner.compare import Arm
+from esper_core.runner.compare import Comparison
 from esper_core.runner.config import Config
-from esper_core.runner.display.picture import LEGEND, TITLES, cells, comparison, in_units
+from esper_core.runner.display.picture import LEGEND, TITLES, by_mode, cells, comparison, in_units
 from esper_core.runner.events import transitions
 from esper_core.runner.folder import RunFolder
 from esper_core.state.actions import Op, name_of
@@ -64,7 +64,8 @@ class Lines:
         """What the round came to."""
         if self._rounds > 1 and self._program is not None:
             where = f"round {summary.round_index + 1:>{len(str(self._rounds))}}/{self._rounds}"
-            self._console.print(Text(f"{where}  {told(summary, self._program.problem)}"))
+            for line in told_by_mode(summary, self._program.problem):
+                self._console.print(Text(f"{where}  {line}"))
 
     def arm(self, name: str, episode: Episode) -> None:
         """A line when an arm is over."""
@@ -73,9 +74,9 @@ class Lines:
             mean = in_units(np.mean(episode.signals.score), problem)
             self._console.print(Text(f"compared with: {TITLES[name]}, mean {problem.score_name} {mean:.3f}"))
 
-    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    def finish(self, found: Comparison, problem: Problem, folder: RunFolder) -> None:
         """The table, where things are, and what to type next."""
-        print_result(self._console, arms, problem, folder)
+        print_result(self._console, found, problem, folder)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -94,10 +95,12 @@ def print_head(console: Console, config: Config, program: Program) -> None:
     console.print(LEGEND, style="dim")
 
 
-def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+def print_result(console: Console, found: Comparison, problem: Problem, folder: RunFolder) -> None:
     """The table, where things are, and what to type next."""
     console.print()
-    console.print(comparison(problem.score_name, arms))
+    console.print(comparison(problem.score_name, found.arms))
+    if found.modes:
+        console.print(by_mode(problem.score_name, found.modes))
     for line in (
         f"everything about the run:  {folder.path}",
         f"the grown network:         {folder.grown}",
@@ -110,6 +113,15 @@ def print_result(console: Console, arms: Mapping[str, Arm], problem: Problem, fo
 def known(numbers: Iterable[float]) -> list[float]:
     """Those that are numbers; NaN alone if none is."""
     return [number for number in numbers if not np.isnan(number)] or [np.nan]
+
+
+def told_by_mode(summary: RoundSummary, problem: Problem) -> list[str]:
+    """What a round came to: one line, or one for every reward mode, because returns are in its own units."""
+    modes = list(dict.fromkeys(summary.modes))
+    if len(modes) == 1:
+        return [told(summary, problem)]
+    width = max(map(len, modes))
+    return [f"{mode:<{width}}  {told(summary.of_mode(mode), problem)}" for mode in modes]
 
 
 def told(summary: RoundSummary, problem: Problem) -> str:

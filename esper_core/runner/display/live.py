@@ -5,7 +5,6 @@ Neighbours: `protocol` says what a display is told, `picture` draws the pieces, 
 """
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -17,9 +16,9 @@ from rich.text import Text
 from esper_core.model.problem import Problem
 from esper_core.model.program import Program
 from esper_core.phases.collect import Episode, EpochReport
-from esper_core.runner.compare import ARMS, Arm
+from esper_core.runner.compare import ARMS, Comparison
 from esper_core.runner.config import Config
-from esper_core.runner.display.lines import happened, print_head, print_result, told
+from esper_core.runner.display.lines import happened, print_head, print_result, told_by_mode
 from esper_core.runner.display.picture import TITLES, cells, in_units, trend
 from esper_core.runner.folder import RunFolder
 from esper_core.state.run import RoundSummary
@@ -46,7 +45,7 @@ class Board:
         self._lanes: dict[tuple[int, int], list[int]] = {}
         self._news: list[str] = []
         self._returns: list[float] = []
-        self._last = ""
+        self._last: list[str] = []
 
     def begin(self, config: Config, program: Program, folder: RunFolder, done: int) -> None:
         """What is run; the board appears."""
@@ -76,17 +75,17 @@ class Board:
         """The next epoch shows it."""
         if self._program is not None:
             self._returns.append(float(np.mean(summary.returns)))
-            self._last = told(summary, self._program.problem)
+            self._last = told_by_mode(summary, self._program.problem)
 
     def arm(self, name: str, episode: Episode) -> None:
         """Redraw the progress of the comparison."""
         total = len(episode.rollout.reward)
         self._redraw(f"against {TITLES[name]}  {episode.epoch}/{total}", None)
 
-    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    def finish(self, found: Comparison, problem: Problem, folder: RunFolder) -> None:
         """The board makes room for the table."""
         self._live.stop()
-        print_result(self._console, arms, problem, folder)
+        print_result(self._console, found, problem, folder)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -110,7 +109,8 @@ class Board:
         if self._returns:
             room = max(1, self._console.width - 24)
             bars = trend(self._returns[-room:])
-            news = [Text(f"last round: {self._last}"), Text(f"mean return by round  {bars}"), *news]
+            rounds = [Text(f"last round: {line}") for line in self._last]
+            news = [*rounds, Text(f"mean return by round  {bars}"), *news]
         self._live.update(Group(line, *([body] if body is not None else []), *news))
 
     def _hosts(self, episode: Episode, program: Program) -> Table:

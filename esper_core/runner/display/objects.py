@@ -13,7 +13,7 @@ import attrs
 from esper_core.model.problem import Problem
 from esper_core.model.program import Program
 from esper_core.phases.collect import Episode, EpochReport
-from esper_core.runner.compare import Arm
+from esper_core.runner.compare import Arm, Comparison
 from esper_core.runner.config import Config
 from esper_core.runner.events import hosts, plain
 from esper_core.runner.folder import RunFolder
@@ -44,13 +44,17 @@ class Objects:
         """Progress of the comparison."""
         self._line({"kind": "arm", "arm": name, "epoch": episode.epoch - 1, "score": episode.signals.score})
 
-    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    def finish(self, found: Comparison, problem: Problem, folder: RunFolder) -> None:
         """The four arms and the folder."""
-        table = {
-            name: {problem.score_name: arm.score, "parameters": arm.parameters, "epochs": arm.epochs}
-            for name, arm in arms.items()
-        }
-        self._line({"kind": "result", **table, "folder": str(folder.path)})
+
+        def of(arms: Mapping[str, Arm]) -> dict[str, Any]:
+            return {
+                name: {problem.score_name: arm.score, "parameters": arm.parameters, "epochs": arm.epochs}
+                for name, arm in arms.items()
+            }
+
+        modes = {"modes": of(found.modes)} if found.modes else {}
+        self._line({"kind": "result", **of(found.arms), **modes, "folder": str(folder.path)})
 
     def close(self) -> None:
         """Nothing is open."""

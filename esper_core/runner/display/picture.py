@@ -68,13 +68,28 @@ def comparison(score: str, arms: Mapping[str, Arm]) -> Table:
     """
     any_arm = next(iter(arms.values()))
     plan = f"after {any_arm.epochs} epochs: best of {any_arm.tries} tries each, selected by validation"
-    table = Table(title=f"report split, {plan}", title_justify="left")
-    for heading in ("network", score, "mean of all", "parameters"):
-        table.add_column(Text(heading), justify="left" if heading == "network" else "right")
+    titled = {TITLES[name]: arm for name, arm in arms.items()}
+    return _table(f"report split, {plan}", "network", score, titled)
+
+
+def by_mode(score: str, modes: Mapping[str, Arm]) -> Table:
+    """The grown networks of every reward mode on the report split.
+
+    Args:
+        score: name of the score.
+        modes: by name of the mode.
+    """
+    return _table("grown, by reward mode", "mode", score, modes)
+
+
+def _table(title: str, first: str, score: str, arms: Mapping[str, Arm]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in (first, score, "mean of all", "parameters"):
+        table.add_column(Text(heading), justify="left" if heading == first else "right")
     for name, arm in arms.items():
         scores = (_with_error(arm.score, arm.error), _with_error(arm.mean, arm.mean_error))
         numbers = (*scores, f"{arm.parameters:,}")
-        table.add_row(TITLES[name], *numbers, style="bold magenta" if name == "grown" else None)
+        table.add_row(Text(name), *numbers, style="bold magenta" if name == TITLES["grown"] else None)
     return table
 
 

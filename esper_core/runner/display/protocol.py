@@ -4,13 +4,12 @@ Role: the interface between the loop and what a user sees. A display that is rem
 Neighbours: `runner.loop` calls it; `lines`, `live` and `objects` implement it.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from esper_core.model.problem import Problem
 from esper_core.model.program import Program
 from esper_core.phases.collect import Episode, EpochReport
-from esper_core.runner.compare import Arm
+from esper_core.runner.compare import Comparison
 from esper_core.runner.config import Config
 from esper_core.runner.folder import RunFolder
 from esper_core.state.run import RoundSummary
@@ -35,7 +34,7 @@ class Display(Protocol):
         """An epoch of an arm of the comparison is over."""
         ...
 
-    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    def finish(self, found: Comparison, problem: Problem, folder: RunFolder) -> None:
         """The run is over."""
         ...
 
@@ -59,7 +58,7 @@ class Quiet:
     def arm(self, name: str, episode: Episode) -> None:
         """Nothing."""
 
-    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    def finish(self, found: Comparison, problem: Problem, folder: RunFolder) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ Role: the console that goes quiet when its pipe is broken, and a display that is
 Neighbours: `protocol` says what a display is told, `runner.api` puts a `Droppable` around the display.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from esper_core.model.problem import Problem
 from esper_core.model.program import Program
 from esper_core.phases.collect import Episode, EpochReport
-from esper_core.runner.compare import Arm
+from esper_core.runner.compare import Comparison
 from esper_core.runner.config import Config
 from esper_core.runner.display.protocol import Display, Quiet
 from esper_core.runner.folder import RunFolder
@@ -50,9 +50,9 @@ class Droppable:
         """An epoch of an arm is over."""
         self._tell(lambda display: display.arm(name, episode))
 
-    def finish(self, arms: Mapping[str, Arm], problem: Problem, folder: RunFolder) -> None:
+    def finish(self, found: Comparison, problem: Problem, folder: RunFolder) -> None:
         """The run is over."""
-        self._tell(lambda display: display.finish(arms, problem, folder))
+        self._tell(lambda display: display.finish(found, problem, folder))
 
     def close(self) -> None:
         """Give the terminal back."""

@@ -1,0 +1,113 @@
+"""Accounts: credit as a balance, which a seed keeps once it is committed and gives back otherwise."""
+
+from math import inf
+
+import numpy as np
+
+from esper_core.plugin import Account, Floats, Memory, Standing, Transition
+from esper_plugins.rewards.credit import (
+    combine,
+    committed,
+    earned,
+    just_committed,
+    progress,
+    progress_memory,
+)
+from esper_plugins.rewards.settings import Drip, Escrow, Hindsight, Share
+
+
+def share(settings: Share) -> Account:
+    """A seed's share of what all seeds add to the score, less what may be chance.
+
+        target = max(0, estimate - errors * its standard error)
+
+    Shapley shares add up to the score minus that of the bare host, so nothing is credited twice. A committed
+    seed goes on following its target.
+    """
+    error = f"{settings.estimate}_error"
+
+    def target(at: Standing) -> Floats:
+        found = at.attribution
+        return earned(getattr(found, settings.estimate), getattr(found, error), settings.errors)
+
+    return Account(
+        units="score",
+        low=0.0,
+        high=inf,
+        needs={settings.estimate, error},
+        step=settings.step,
+        follows=True,
+        target=target,
+        vested=committed,
+    )
+
+
+def attribution(settings: Escrow) -> Account:
+    """Credit for a seed's contribution in view of the progress since its germination: `credit.combine`."""
+    return Account(
+        units="score",
+        low=0.0,
+        high=inf,
+        needs={"contribution", "score"},
+        memory=progress_memory(settings.window),
+        step=settings.step,
+        target=lambda at: combine(settings.combine, progress(at), at.evidence.contribution),
+        vested=committed,
+    )
+
+
+def drip(settings: Drip) -> Account:
+    """The contribution of a committed seed, little by little; what it loses later is taken back as slowly."""
+
+    def target(at: Standing) -> Floats:
+        return np.where(committed(at), np.maximum(at.evidence.contribution, 0.0), 0.0)
+
+    return Account(
+        units="score",
+        low=0.0,
+        high=inf,
+        needs={"contribution"},
+        step=settings.step,
+        follows=True,
+        target=target,
+        vested=committed,
+    )
+
+
+def hindsight(settings: Hindsight) -> Account:
+    """Credit for a seed that helped another one which was committed later.
+
+    With I_ij the interaction of two seeds, memory m, and s_j the Shapley share of j when it is committed:
+
+        help_ij   <- m help_ij + max(0, I_ij)
+        credit_i  <- credit_i + help_ij * max(0, s_j)        once, when j is committed; then help_ij <- 0
+        target_i   = min(credit_i, cap)
+
+    It counts what a Shapley share has counted already, so families have it at weight 0. Credit is kept, also
+    by a seed that is pruned afterwards: to help and to go is what a scaffold is for.
+    """
+
+    def blank(envs: int, slots: int) -> Floats:
+        return np.zeros((envs, slots, slots + 1))
+
+    def follow(noted: Floats, transition: Transition) -> Floats:
+        before, after = transition.before.slots, transition.after.slots
+        same = (before.seed == after.seed) & (after.seed >= 0)
+        lasting = same[:, :, None] & same[:, None, :]
+        helped = np.maximum(np.nan_to_num(transition.after.attribution.interaction), 0.0)
+        helped = np.where(lasting, settings.memory * noted[:, :, :-1], 0.0) + helped
+        arrived = just_committed(transition)[:, None, :]
+        worth = np.maximum(np.nan_to_num(transition.after.attribution.shapley), 0.0)[:, None, :]
+        credit = np.where(same, noted[:, :, -1], 0.0) + np.where(arrived, helped * worth, 0.0).sum(axis=2)
+        return np.concatenate([np.where(arrived, 0.0, helped), credit[:, :, None]], axis=2)
+
+    return Account(
+        units="score squared",
+        low=0.0,
+        high=settings.cap,
+        needs={"interaction", "shapley"},
+        memory=Memory(blank=blank, follow=follow),
+        follows=True,
+        target=lambda at: np.minimum(at.noted[:, :, -1], settings.cap),
+        vested=lambda at: at.noted[:, :, -1] > 0,
+    )
