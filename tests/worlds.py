@@ -24,12 +24,11 @@ from esper_core.plugin.loader import load
 from esper_core.plugin.protocols import Policy
 from esper_core.plugin.rewards import RewardFamily
 from esper_core.rules import lifecycle, ramps
-from esper_core.runner import config
-from esper_core.runner.setup import rewards_of
 from esper_core.state.actions import ActionSpace, Blend, Curve
 from esper_core.state.plans import TrainPlan
 from esper_core.state.settings import GovernorSettings, GrowthSettings, LearnSettings, TrainSettings
 from esper_core.state.slots import PLANTED, SlotTable, Stage
+from esper_core.testing import families
 from esper_plugins.blueprints.settings import LowRank
 from esper_plugins.devices import single
 from esper_plugins.devices.settings import Single
@@ -192,17 +191,12 @@ def catalogue() -> Catalogue:
 
 def rewards(name: str = "shipped", mode: str | None = None, **changes: Any) -> Rewards:
     """A built-in reward; `changes` are tables of its terms, by term: rent={"weight": 0.0}."""
-    section: dict[str, Any] = {"name": name, **({"mode": mode} if mode else {})}
-    if changes:
-        section[mode or name] = changes
-    table = {"task": {"name": "spirals"}, "reward": section}
-    return rewards_of(config.load(table, catalogue=catalogue()), catalogue())
+    return Rewards.of(family(name, mode, **changes))
 
 
 def family(name: str = "shipped", mode: str | None = None, **changes: Any) -> RewardFamily:
-    """The one family of a built-in reward in one mode."""
-    (found,) = rewards(name, mode, **changes).families.values()
-    return found
+    """A built-in reward's family in one mode."""
+    return families.family(name, mode, catalogue=catalogue(), **changes)
 
 
 def cast_of(program: Program, policy: PolicyBuilder, dtype: Any = "float64", **device: Any) -> Cast:

@@ -183,6 +183,12 @@ def pay_all(
     Raises:
         RunError: as for `pay`.
     """
+    if len(rewards.families) == 1:
+        ((family, ledger),) = zip(rewards.families.values(), ledgers, strict=True)
+        payment, ledger = pay(
+            family, ledger, transition, envs=envs, gamma=gamma, penalty=penalty, epoch=epoch
+        )
+        return payment, (ledger,)
     group, after = rewards.group(envs), []
     total = np.zeros(len(envs))
     components: dict[str, Floats] = {}

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from esper_core.plugin.rewards import Memory as Memory
     from esper_core.plugin.rewards import Outcome as Outcome
     from esper_core.plugin.rewards import Potential as Potential
-    from esper_core.plugin.rewards import RewardFamily as RewardFamily
     from esper_core.plugin.rewards import Standing as Standing
     from esper_core.plugin.rewards import Transition as Transition
     from esper_core.plugin.specs import API_LEVEL as API_LEVEL
@@ -148,7 +147,6 @@ _HOME = {
     "Memory": "esper_core.plugin.rewards",
     "Outcome": "esper_core.plugin.rewards",
     "Potential": "esper_core.plugin.rewards",
-    "RewardFamily": "esper_core.plugin.rewards",
     "Standing": "esper_core.plugin.rewards",
     "Transition": "esper_core.plugin.rewards",
     "API_LEVEL": "esper_core.plugin.specs",

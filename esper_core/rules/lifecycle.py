@@ -283,6 +283,8 @@ def _schedule(
     slots: SlotTable, where: Bools, start: Floats, target: Floats, decision: Decision, space: ActionSpace
 ) -> SlotTable:
     """Give the ramps at `where` a new schedule: `start` is `[N, S]`, `target` is `[N]`."""
+    if not where.any():
+        return slots
     curves = np.asarray(space.curves, np.int64)
     return attrs.evolve(
         slots,
@@ -296,6 +298,8 @@ def _schedule(
 
 def _enter(slots: SlotTable, where: Bools, stage: Stage) -> SlotTable:
     moves = where & (slots.stage != stage)
+    if not moves.any():
+        return slots
     return attrs.evolve(
         slots, stage=np.where(moves, int(stage), slots.stage), dwell=np.where(moves, 0, slots.dwell)
     )
@@ -307,6 +311,8 @@ def _remove(slots: SlotTable, where: Bools) -> SlotTable:
 
 def _clear(slots: SlotTable, where: Bools) -> SlotTable:
     """Forget the seeds at `where`; the stage is left to the caller."""
+    if not where.any():
+        return slots
     empty = SlotTable.empty(*slots.shape)
     kept = ("stage", "dwell", "born")
     return attrs.evolve(

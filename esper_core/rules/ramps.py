@@ -32,10 +32,13 @@ def shape(curve: ArrayLike, progress: ArrayLike) -> Floats:
     """
     curve, t = np.broadcast_arrays(np.asarray(curve), np.asarray(progress, np.float64))
     height = t.copy()
-    height = np.where(curve == Curve.COSINE, (1.0 - np.cos(np.pi * t)) / 2.0, height)
-    for kind, k in STEEPNESS.items():
-        sigmoid = (np.tanh(k * (t - 0.5) / 2.0) / np.tanh(k / 4.0) + 1.0) / 2.0
-        height = np.where(curve == kind, sigmoid, height)
+    for kind in np.unique(curve).tolist():
+        if kind == Curve.COSINE:
+            height = np.where(curve == kind, (1.0 - np.cos(np.pi * t)) / 2.0, height)
+        elif kind in STEEPNESS:
+            k = STEEPNESS[Curve(kind)]
+            sigmoid = (np.tanh(k * (t - 0.5) / 2.0) / np.tanh(k / 4.0) + 1.0) / 2.0
+            height = np.where(curve == kind, sigmoid, height)
     return np.where(t <= 0.0, 0.0, np.where(t >= 1.0, 1.0, np.clip(height, 0.0, 1.0)))
 
 

@@ -75,9 +75,12 @@ class SlotTable:
         """Refuse arrays of unequal shape, and a seed number that an environment uses twice."""
         if self.stage.ndim != 2:
             raise ValueError(f"SlotTable.stage must be [N, S], got shape {self.stage.shape}")
-        for attribute in attrs.fields(type(self)):
-            shape = self.stage.shape[:1] if attribute.name == "born" else self.stage.shape
-            expect_shape(self, attribute.name, getattr(self, attribute.name), shape)
+        shape = self.stage.shape
+        expect_shape(self, "born", self.born, shape[:1])
+        for name in _BY_SLOT:
+            array = getattr(self, name)
+            if array.shape != shape:
+                expect_shape(self, name, array, shape)
         numbers = np.sort(self.seed, axis=1)
         twice = (numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] >= 0)
         if twice.any():
@@ -125,3 +128,7 @@ class SlotTable:
         member = np.zeros(len(Stage), np.bool_)
         member[list(stages)] = True
         return member[self.stage]
+
+
+_BY_SLOT = tuple(a.name for a in attrs.fields(SlotTable) if a.name != "born")
+"""Names of the arrays that are `[N, S]`."""

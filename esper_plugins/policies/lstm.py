@@ -1,8 +1,8 @@
 """The policy `lstm`: learns from every round by recurrent proximal policy optimisation.
 
 Observations are normalised by moments that stay as they are for a whole round and take in what was seen at
-its end; so is the unit of the values. Masks are part of the distribution, and every choice that is offered
-keeps a least probability.
+its end; so is the unit of the values, of which every reward mode has its own. Masks are part of the
+distribution, and every choice that is offered keeps a least probability.
 
 Role: the glue between what a run shows and the network. Neighbours: `pointer` is the network,
 `esper_core.plugin` gives features, distributions and the update.
@@ -71,12 +71,14 @@ class LstmPolicy:
         """Draw the network from the run's seed."""
         self._context = context
         with keyed_generator(int(bits(context.root, Purpose.NETWORK) >> np.uint64(1))):
-            self._network = PointerNet(len(HOST_FEATURES), len(SLOT_FEATURES), context.space, settings)
+            self._network = PointerNet(
+                len(HOST_FEATURES), len(SLOT_FEATURES), context.space, settings, context.groups
+            )
         self._adam = torch.optim.Adam(self._network.parameters(), context.learn.lr, eps=ADAM_EPS)
         self._moments = {
             "host": Moments.none(len(HOST_FEATURES)),
             "slots": Moments.none(len(SLOT_FEATURES)),
-            "returns": Moments.none(1),
+            **{f"returns/{group}": Moments.none(1) for group in range(context.groups)},
         }
 
     def start(self, envs: Ints, round_index: int) -> Memory:
@@ -111,9 +113,10 @@ class LstmPolicy:
         """One round of updates; then the normalisers take in what was seen."""
         learn, network = self._context.learn, self._network
         masks = np.stack([rollout.trace[f"mask_{head}"].sum(axis=-1) for head in HEADS], axis=-1)
+        group = np.tile(rollout.group, (len(rollout.reward), 1))
         played = experience(
             network,
-            attrs.evolve(rollout, trace=self._read(rollout.trace)),
+            attrs.evolve(rollout, trace={**self._read(rollout.trace), "group": group}),
             torch.from_numpy(masks > 1),
             learn,
         )
@@ -122,18 +125,25 @@ class LstmPolicy:
             self._adam,
             played,
             learn,
-            scale=float(network.value_std),
+            scale=network.value_std[torch.from_numpy(rollout.group)],
             keys=(self._context.root, round_index),
             progress=round_index / max(1, rounds - 1),
         )
-        seen = {**rollout.trace, "returns": played.target.to(torch.float64).numpy()[..., None]}
+        self._take_in(rollout, played.target.to(torch.float64).numpy())
+        return told
+
+    def _take_in(self, rollout: Rollout, returns: Floats) -> None:
+        """Merge what was seen into the normalisers, and give the values the units of the returns."""
+        seen = {name: rollout.trace[name][rollout.played] for name in ("host", "slots")}
+        for group in range(self._context.groups):
+            seen[f"returns/{group}"] = returns[rollout.played & (rollout.group == group)][:, None]
         self._moments = {
             name: moments.merge(seen[name].reshape(-1, seen[name].shape[-1]))
             for name, moments in self._moments.items()
         }
-        returns = self._moments["returns"]
-        network.rescale(float(returns.mean[0]), float(returns.std[0]))
-        return told
+        units = [self._moments[f"returns/{group}"] for group in range(self._context.groups)]
+        mean, std = (np.concatenate(parts) for parts in zip(*((u.mean, u.std) for u in units), strict=True))
+        self._network.rescale(torch.from_numpy(mean), torch.from_numpy(std))
 
     def state(self) -> Learned:
         """Copies of the network, the optimizer and the normalisers; and what they read and choose."""
@@ -171,7 +181,7 @@ class LstmPolicy:
             for name, v in state.values["moments"].items()
         }
 
-    def _vocabulary(self) -> dict[str, list[Any]]:
+    def _vocabulary(self) -> dict[str, Any]:
         """Names of all features, and of all choices but those of slots, of which any number is served."""
         space = self._context.space
         return {
@@ -183,6 +193,7 @@ class LstmPolicy:
             "curves": [name_of(curve) for curve in space.curves],
             "targets": space.targets.tolist(),
             "speeds": space.speeds.tolist(),
+            "reward modes": self._context.groups,
         }
 
     def _expect_same(self, state: Learned) -> None:

@@ -40,7 +40,7 @@ class PointerNet(nn.Module):
     value_mean: Tensor
     value_std: Tensor
 
-    def __init__(self, host: int, slot: int, space: ActionSpace, settings: Lstm) -> None:
+    def __init__(self, host: int, slot: int, space: ActionSpace, settings: Lstm, groups: int) -> None:
         """Draw the weights.
 
         Args:
@@ -48,6 +48,7 @@ class PointerNet(nn.Module):
             slot: features of a slot, G.
             space: gives the numbers of choices.
             settings: sizes.
+            groups: reward modes, each with a value and a unit of its own.
         """
         super().__init__()
         size, code = settings.hidden, settings.slot_code
@@ -64,9 +65,9 @@ class PointerNet(nn.Module):
         self.before_choose = nn.Linear(2 * size + code + OPS, size)
         self.choose = nn.ModuleDict({head: nn.Linear(size, self.sizes[head]) for head in HEADS[2:]})
         self.before_expect = nn.Linear(2 * size, size)
-        self.expect = nn.Linear(size, 1)
-        self.register_buffer("value_mean", torch.zeros(()))
-        self.register_buffer("value_std", torch.ones(()))
+        self.expect = nn.Linear(size, groups)
+        self.register_buffer("value_mean", torch.zeros(groups))
+        self.register_buffer("value_std", torch.ones(groups))
         self._initialise(settings.wait_bias)
 
     def _initialise(self, wait_bias: float) -> None:
@@ -142,10 +143,11 @@ class PointerNet(nn.Module):
         """Probabilities of a head's choices, `[..., N, K]`; `mask` says which are valid, see `head`."""
         return probabilities(self.head(name, codes, op, slot), mask, self._floor)
 
-    def values(self, codes: Codes) -> Tensor:
-        """`[..., N]` expected return."""
-        scaled: Tensor = self.expect(self.before_expect(codes.summary).tanh()).squeeze(-1)
-        return scaled * self.value_std + self.value_mean
+    def values(self, codes: Codes, group: Tensor) -> Tensor:
+        """`[..., N]` expected return under the reward mode that pays the environment, `group` `[..., N]`."""
+        scaled = self.expect(self.before_expect(codes.summary).tanh())
+        here: Tensor = scaled.gather(-1, group.unsqueeze(-1)).squeeze(-1)
+        return here * self.value_std[group] + self.value_mean[group]
 
     def judge(self, trace: Mapping[str, Tensor], heads: Tensor) -> Judged:
         """See `esper_core.phases.update.Actor`: how probable choices were, and what was expected."""
@@ -159,14 +161,22 @@ class PointerNet(nn.Module):
             log_probabilities.append(log_probability(p, heads[..., index]))
             entropies.append(entropy(p, mask))
         return Judged(
-            torch.stack(log_probabilities, dim=-1), torch.stack(entropies, dim=-1), self.values(codes)
+            torch.stack(log_probabilities, dim=-1),
+            torch.stack(entropies, dim=-1),
+            self.values(codes, trace["group"]),
         )
 
     @torch.no_grad()
-    def rescale(self, mean: float, std: float) -> None:
-        """Give the values another unit without changing any of them (van Hasselt et al. 2016)."""
-        last, old_mean, old_std = self.expect, self.value_mean.clone(), self.value_std.clone()
-        last.weight.mul_(old_std / std)
+    def rescale(self, mean: Tensor, std: Tensor) -> None:
+        """Give each group's values another unit without changing any of them (van Hasselt et al. 2016).
+
+        Args:
+            mean: `[groups]` that becomes 0.
+            std: `[groups]` that becomes 1.
+        """
+        last, old_mean, old_std = self.expect, self.value_mean, self.value_std
+        mean, std = mean.to(old_mean), std.to(old_std)
+        last.weight.mul_((old_std / std).unsqueeze(-1))
         last.bias.copy_((old_std * last.bias + old_mean - mean) / std)
-        self.value_mean.fill_(mean)
-        self.value_std.fill_(std)
+        old_mean.copy_(mean)
+        old_std.copy_(std)

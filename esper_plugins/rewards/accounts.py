@@ -9,6 +9,7 @@ from esper_plugins.rewards.credit import (
     combine,
     committed,
     earned,
+    guard,
     just_committed,
     progress,
     progress_memory,
@@ -43,15 +44,23 @@ def share(settings: Share) -> Account:
 
 
 def attribution(settings: Escrow) -> Account:
-    """Credit for a seed's contribution in view of the progress since its germination: `credit.combine`."""
+    """Credit for a seed's contribution in view of the progress since its germination.
+
+    target = combine(p, c) * guard, as in `credit`
+    """
+
+    def target(at: Standing) -> Floats:
+        credit = combine(settings.combine, progress(at), at.evidence.contribution)
+        return credit * guard(at, settings.guard)[:, None]
+
     return Account(
         units="score",
         low=0.0,
         high=inf,
-        needs={"contribution", "score"},
+        needs={"contribution", "score", "committed"},
         memory=progress_memory(settings.window),
         step=settings.step,
-        target=lambda at: combine(settings.combine, progress(at), at.evidence.contribution),
+        target=target,
         vested=committed,
     )
 

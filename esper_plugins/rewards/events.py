@@ -94,10 +94,14 @@ def shipped() -> Event:
 
 
 def loss_change(settings: LossChange) -> Event:
-    """By how much the validation loss fell, in units of `scale`, clipped; 0 where either loss is unknown."""
+    """By how much the validation loss fell, in units of `scale`; 0 where either loss is unknown.
+
+    It is not clipped, and a rise costs what a fall pays: else a loss that goes up in one step and down in
+    two, or up and down for ever, would earn something.
+    """
 
     def amount(transition: Transition) -> Floats:
         fell = transition.before.signals.loss - transition.after.signals.loss
-        return np.clip(np.nan_to_num(fell) / settings.scale, -settings.clip, settings.clip)
+        return np.where(np.isnan(fell), 0.0, fell) / settings.scale
 
-    return Event(units="scales", low=-settings.clip, high=settings.clip, needs={"loss"}, amount=amount)
+    return Event(units="scales", low=-inf, high=inf, needs={"loss"}, amount=amount)

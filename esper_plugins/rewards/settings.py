@@ -83,6 +83,8 @@ class Escrow:
     """Epochs of which the lowest score counts as progress."""
     step: float = field(default=0.02, validator=gt(0.0))
     """Largest change of the balance in an epoch, in units of the score."""
+    guard: float = field(default=300.0, validator=[ge(0.0), finite])
+    """How fast credit fades as the live score falls below the committed one, per unit of the score."""
 
 
 @frozen(kw_only=True)
@@ -168,8 +170,6 @@ class LossChange:
 
     scale: float = field(default=0.1, validator=[gt(0.0), finite])
     """Unit that changes of the loss are measured in."""
-    clip: float = field(default=5.0, validator=[gt(0.0), finite])
-    """Largest change, in that unit."""
 
 
 @frozen(kw_only=True)

@@ -34,6 +34,13 @@ COMPARED = ("inspect", "plugins", "config", "--help", "--version")
 """Commands whose answer does not depend on how long anything was trained."""
 
 
+def _is_mode(value: object) -> bool:
+    """A mode of a reward's family, in the file of a plugin; loading the plugin checks it."""
+    return isinstance(value, dict) and all(
+        isinstance(term, dict) and "component" in term for term in value.values()
+    )
+
+
 class Reader:
     """Somebody who types everything that is on a page."""
 
@@ -61,7 +68,7 @@ class Reader:
                 self._type(command, output)
 
     def _check_toml(self, table: dict[str, Any]) -> None:
-        if "project" in table:
+        if "project" in table or all(_is_mode(value) for value in table.values()):
             return
         if "steps" in table:
             table = {"policy": {"name": "scripted", **table}}
@@ -111,7 +118,11 @@ class Reader:
             project["name"],
             project["version"],
             entry_points=project["entry-points"]["esper.plugins"],
-            files={str(path.relative_to(source)): path.read_text() for path in source.rglob("*.py")},
+            files={
+                str(path.relative_to(source)): path.read_text()
+                for path in source.rglob("*.*")
+                if path.suffix in (".py", ".toml") and path.name != "pyproject.toml"
+            },
         )
 
     def _esper(self, arguments: list[str], output: list[str]) -> None:

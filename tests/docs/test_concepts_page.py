@@ -54,13 +54,12 @@ def test_every_gate_of_the_code_is_in_the_table() -> None:
 def test_every_key_on_the_page_exists() -> None:
     known = {".".join(path) for name, record in SECTIONS.items() for path in leaves(record, (name,))}
     catalogue = load(no_plugins=True)
-    for kind, name in (("reward", "esper/shipped"), ("policy", "esper/lstm")):
-        record = catalogue.find(kind, name).settings()
-        assert record is not None
-        known |= {".".join(path) for path in leaves(record, (kind,))}
+    record = catalogue.find("policy", "esper/lstm").settings()
+    assert record is not None
+    known |= {".".join(path) for path in leaves(record, ("policy",))}
     sections = {path.partition(".")[0] for path in known}
     used = {word for word in words_of_code(PAGE.text) if re.fullmatch(rf"({'|'.join(sections)})\.\w+", word)}
-    assert {"growth", "governor", "learn", "policy", "reward"} <= {path.partition(".")[0] for path in used}
+    assert {"growth", "governor", "learn", "policy"} <= {path.partition(".")[0] for path in used}
     assert used <= known
 
 

@@ -26,7 +26,7 @@ SMALL = ("task.samples=60", "train.epochs=8", "train.batch_size=12", "run.envs=2
 BROKEN = (*SMALL, "train.host.lr=1e30", "train.host.clip=0.0", "policy.name=static")
 """The second step of every host is not finite any more."""
 LEARNED = (*SMALL, "policy.name=lstm")
-BY_NAME = {"arms", "components", "learning"}
+BY_NAME = {"arms", "components", "learning", "modes"}
 """Objects whose names depend on the run."""
 
 

@@ -50,7 +50,7 @@ def test_the_keys_of_the_fingerprint_are_listed() -> None:
 @pytest.mark.acceptance("RL-08")
 def test_the_report_has_every_field_of_an_arm(folder: Path) -> None:
     report = read(folder / "report.json")
-    assert set(report) == {"score", "arms"}
+    assert set(report) == {"score", "arms", "modes"}
     assert tuple(report["arms"]) == ARMS
     assert listed("The report") == [field.name for field in attrs.fields(Arm)]
     for arm in report["arms"].values():

@@ -44,7 +44,7 @@ def test_kinds_are_apart() -> None:
     with pytest.raises(ConfigError):
         catalogue.find("policy", "lowrank")
     with pytest.raises(
-        ValueError, match="no such kind of record: 'blueprints'; the kinds are blueprint, reward"
+        ValueError, match="no such kind of record: 'blueprints'; the kinds are blueprint, term, reward"
     ):
         catalogue.names("blueprints")
 

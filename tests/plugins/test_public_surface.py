@@ -48,9 +48,8 @@ def test_every_public_name_is_there_and_known_to_type_checkers(module: ModuleTyp
 @pytest.mark.acceptance("QU-13")
 @pytest.mark.parametrize("record", HOOKS.values(), ids=lambda record: record.__name__)
 def test_a_record_without_a_required_field_is_refused(record: type[specs.Component]) -> None:
-    full = {"name": "acme/a", "build": "acme:build"} | (
-        {"fits": ["map"]} if record is specs.Blueprint else {}
-    )
+    build = "acme:all.toml" if record is specs.Reward else "acme:build"
+    full = {"name": "acme/a", "build": build} | ({"fits": ["map"]} if record is specs.Blueprint else {})
     assert record(**full).summary == ""
     required = {field.name for field in attrs.fields(record) if field.default is attrs.NOTHING}
     assert required == set(full)
