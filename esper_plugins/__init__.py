@@ -12,32 +12,142 @@ from esper_core.plugin import Blueprint, Device, Policy, Reward, Sink, Task, Ter
 ESPER_API = 1
 
 _TERMS = (
-    ("score", "potentials:score", None, "Potential: the live score"),
-    ("stage", "potentials:stage", "Stages", "Potential: how far every seed has come"),
-    ("rent_log", "flows:rent_log", "LogRent", "Flow: rent by the logarithm of added parameters"),
-    ("rent_linear", "flows:rent_linear", None, "Flow: added parameters"),
-    ("occupancy", "flows:occupancy", "Occupancy", "Flow: planted seeds beyond the free ones"),
-    ("fossils", "flows:fossils", None, "Flow: committed seeds"),
-    ("attribution_level", "flows:attribution_level", "Credit", "Flow, a baseline: contributions as a level"),
-    ("synergy", "flows:synergy", "Credit", "Flow, a baseline: a bonus for seeds that work together"),
-    ("acted", "events:acted", "Acted", "Event: a price for every operation"),
-    ("refused", "events:refused", None, "Event: a decision that could not be carried out"),
-    ("early_prune", "events:early_prune", "EarlyPrune", "Event: a seed pruned before it had a chance"),
-    ("lost_seed", "events:lost_seed", None, "Event: a seed that is gone though nobody asked"),
-    ("fossilized", "events:fossilized", "Fossilized", "Event: a bonus for a seed that was committed"),
-    ("shock", "events:shock", "Shock", "Event: abrupt changes of influence"),
-    ("shipped", "events:shipped", None, "Event: the committed score where a segment ends"),
-    ("loss_change", "events:loss_change", "LossChange", "Event: by how much the loss fell"),
-    ("share", "accounts:share", "Share", "Account: the Shapley share of a seed"),
-    ("attribution", "accounts:attribution", "Escrow", "Account: credit for contribution and progress"),
-    ("drip", "accounts:drip", "Drip", "Account: what committed seeds contribute, little by little"),
-    ("hindsight", "accounts:hindsight", "Hindsight", "Account: help for seeds that were committed later"),
-    ("committed_rent", "outcomes:committed_rent", "CommittedRent", "Outcome: parameters of committed seeds"),
-    ("final_score", "outcomes:final_score", None, "Outcome: the live score"),
-    ("committed_score", "outcomes:committed_score", None, "Outcome: the committed score"),
-    ("gain", "outcomes:gain", None, "Outcome: what committed seeds add to the same host"),
-    ("contributing", "outcomes:contributing", "Contributing", "Outcome: committed seeds that contribute"),
-    ("final_loss", "outcomes:final_loss", "FinalLoss", "Outcome: how far the loss has come down"),
+    ("esper/score", "esper_plugins.rewards.potentials:score", None, "Potential: the live score"),
+    (
+        "esper/stage",
+        "esper_plugins.rewards.potentials:stage",
+        "esper_plugins.rewards.settings:Stages",
+        "Potential: how far every seed has come",
+    ),
+    (
+        "esper/rent_log",
+        "esper_plugins.rewards.flows:rent_log",
+        "esper_plugins.rewards.settings:LogRent",
+        "Flow: rent by the logarithm of added parameters",
+    ),
+    ("esper/rent_linear", "esper_plugins.rewards.flows:rent_linear", None, "Flow: added parameters"),
+    (
+        "esper/occupancy",
+        "esper_plugins.rewards.flows:occupancy",
+        "esper_plugins.rewards.settings:Occupancy",
+        "Flow: planted seeds beyond the free ones",
+    ),
+    ("esper/fossils", "esper_plugins.rewards.flows:fossils", None, "Flow: committed seeds"),
+    (
+        "esper/attribution_level",
+        "esper_plugins.rewards.flows:attribution_level",
+        "esper_plugins.rewards.settings:Credit",
+        "Flow, a baseline: contributions as a level",
+    ),
+    (
+        "esper/synergy",
+        "esper_plugins.rewards.flows:synergy",
+        "esper_plugins.rewards.settings:Synergy",
+        "Flow, a baseline: a bonus for seeds that work together",
+    ),
+    (
+        "esper/acted",
+        "esper_plugins.rewards.events:acted",
+        "esper_plugins.rewards.settings:Acted",
+        "Event: a price for every operation",
+    ),
+    (
+        "esper/refused",
+        "esper_plugins.rewards.events:refused",
+        None,
+        "Event: a decision that could not be carried out",
+    ),
+    (
+        "esper/early_prune",
+        "esper_plugins.rewards.events:early_prune",
+        "esper_plugins.rewards.settings:EarlyPrune",
+        "Event: a seed pruned before it had a chance",
+    ),
+    (
+        "esper/lost_seed",
+        "esper_plugins.rewards.events:lost_seed",
+        None,
+        "Event: a seed that is gone though nobody asked",
+    ),
+    (
+        "esper/fossilized",
+        "esper_plugins.rewards.events:fossilized",
+        "esper_plugins.rewards.settings:Fossilized",
+        "Event: a bonus for a seed that was committed",
+    ),
+    (
+        "esper/shock",
+        "esper_plugins.rewards.events:shock",
+        "esper_plugins.rewards.settings:Shock",
+        "Event: abrupt changes of influence",
+    ),
+    (
+        "esper/shipped",
+        "esper_plugins.rewards.events:shipped",
+        None,
+        "Event: the committed score where a segment ends",
+    ),
+    (
+        "esper/loss_change",
+        "esper_plugins.rewards.events:loss_change",
+        "esper_plugins.rewards.settings:LossChange",
+        "Event: by how much the loss fell",
+    ),
+    (
+        "esper/share",
+        "esper_plugins.rewards.accounts:share",
+        "esper_plugins.rewards.settings:Share",
+        "Account: the Shapley share of a seed",
+    ),
+    (
+        "esper/attribution",
+        "esper_plugins.rewards.accounts:attribution",
+        "esper_plugins.rewards.settings:Escrow",
+        "Account: credit for contribution and progress",
+    ),
+    (
+        "esper/drip",
+        "esper_plugins.rewards.accounts:drip",
+        "esper_plugins.rewards.settings:Drip",
+        "Account: what committed seeds contribute, little by little",
+    ),
+    (
+        "esper/hindsight",
+        "esper_plugins.rewards.accounts:hindsight",
+        "esper_plugins.rewards.settings:Hindsight",
+        "Account: help for seeds that were committed later",
+    ),
+    (
+        "esper/committed_rent",
+        "esper_plugins.rewards.outcomes:committed_rent",
+        "esper_plugins.rewards.settings:CommittedRent",
+        "Outcome: parameters of committed seeds",
+    ),
+    ("esper/final_score", "esper_plugins.rewards.outcomes:final_score", None, "Outcome: the live score"),
+    (
+        "esper/committed_score",
+        "esper_plugins.rewards.outcomes:committed_score",
+        None,
+        "Outcome: the committed score",
+    ),
+    (
+        "esper/gain",
+        "esper_plugins.rewards.outcomes:gain",
+        None,
+        "Outcome: what committed seeds add to the same host",
+    ),
+    (
+        "esper/contributing",
+        "esper_plugins.rewards.outcomes:contributing",
+        "esper_plugins.rewards.settings:Contributing",
+        "Outcome: committed seeds that contribute",
+    ),
+    (
+        "esper/final_loss",
+        "esper_plugins.rewards.outcomes:final_loss",
+        "esper_plugins.rewards.settings:FinalLoss",
+        "Outcome: how far the loss has come down",
+    ),
 )
 """Name, builder, settings and summary of every term."""
 
@@ -82,12 +192,7 @@ def esper_blueprints() -> Iterator[Blueprint]:
 def esper_terms() -> Iterator[Term]:
     """Terms that rewards are made of."""
     for name, build, settings, summary in _TERMS:
-        yield Term(
-            name=f"esper/{name}",
-            build=f"esper_plugins.rewards.{build}",
-            settings=f"esper_plugins.rewards.settings:{settings}" if settings else None,
-            summary=summary,
-        )
+        yield Term(name=name, build=build, settings=settings, summary=summary)
 
 
 @hookimpl

@@ -37,7 +37,8 @@ class Question:
 
     Attributes:
         plan: K configurations per environment, the network as it stands first; the last S + 1 are the
-            network after the next step of its ramps, without and with each seed that is in TRAINING.
+            network after the next step of its ramps, without and with each seed that is in TRAINING,
+            where one is.
         players: `[N, S]`.
         sampled: `[N]` more than `EXACT` players: Shapley shares are estimates over R pairs of orders.
         forms: weights over the configurations' scores, each `[N, ..., K]`.
@@ -60,13 +61,15 @@ class Forms:
         bare: `[N, K]` score without seeds.
         contribution: `[N, S, K]` leave one out.
         shapley: `[N, R, S, K]` one estimate per pair of orders; R is 1 where all are exact.
-        interaction: `[N, S, S, K]` v(ij) - v(i) - v(j) + v(none).
+        banzhaf: `[N, S, K]` mean over the coalitions of the others; 0 where shares are estimates.
+        interaction: `[N, S, S, K]` v(ij) - v(i) - v(j) + v(none); 0 where shares are estimates.
     """
 
     committed: Floats
     bare: Floats
     contribution: Floats
     shapley: Floats
+    banzhaf: Floats
     interaction: Floats
 
 
@@ -87,7 +90,10 @@ def ask(slots: SlotTable, keys: tuple[int, int, Ints, int], split: str, limit: i
     on, forms = _every_coalition(players, fossils)
     if count > EXACT:
         on, forms = _choose(sampled, _some_coalitions(players, fossils, keys), (on, forms))
-    coming = np.repeat(ramps.upcoming(slots)[:, None, :], count + 1, axis=1)
+    training = slots.stage == Stage.TRAINING
+    # where nobody trains there is no contact to measure, and the network as it stands costs nothing more
+    soon = np.where(training.any(axis=1, keepdims=True), ramps.upcoming(slots), influence)
+    coming = np.repeat(soon[:, None, :], count + 1, axis=1)
     coming[:, 1 + np.arange(count), np.arange(count)] += ramps.first_contact(slots)
     configurations = np.concatenate([np.where(on, influence[:, None, :], 0.0), coming], axis=1)
     return Question(
@@ -95,21 +101,29 @@ def ask(slots: SlotTable, keys: tuple[int, int, Ints, int], split: str, limit: i
         players=players,
         sampled=sampled,
         forms=_padded(forms, configurations.shape[1]),
-        training=slots.stage == Stage.TRAINING,
+        training=training,
     )
 
 
 def read(question: Question, counts: EvalCounts, *, higher_is_better: bool) -> Attribution:
-    """Turn counts into scores, contributions and shares, with standard errors."""
+    """Turn counts into scores, contributions and shares, with standard errors.
+
+    A configuration that was asked for and has no finite score makes unknown (NaN) whatever it counts in, and
+    nothing else. It is never skipped: what the others say without it is another quantity.
+
+    Args:
+        question: from `ask`.
+        counts: what a device counted under the question's plan.
+        higher_is_better: direction of the score; the scores that are returned are oriented.
+    """
     n, count = counts.samples, question.players.shape[1]
     mean = counts.score_sum / n * (1.0 if higher_is_better else -1.0)
     loss = counts.loss_sum / n
     forms = question.forms
-    # a configuration without a finite score makes the forms that use it unknown, and no others
-    lost = ~np.isfinite(mean)
+    # a sample without a finite score has no finite square; what is too large for a variance is lost, too
+    lost = ~np.isfinite(np.diagonal(counts.co_score, axis1=1, axis2=2))
     finite = np.where(lost, 0.0, mean)
-    products = np.where(lost[:, :, None] | lost[:, None, :], 0.0, counts.co_score) / n
-    covariance = products - finite[:, :, None] * finite[:, None, :]
+    covariance = _covariance(counts, lost)
 
     def flat(form: Floats) -> Floats:
         return form.reshape(len(form), -1, form.shape[-1])
@@ -125,37 +139,52 @@ def read(question: Question, counts: EvalCounts, *, higher_is_better: bool) -> A
         variance = ((flat(form) @ covariance) * flat(form)).sum(axis=-1)
         return known(form, standard_error(variance, n))
 
-    def of_players(values: Floats) -> Floats:
-        return np.where(question.players, values, np.nan)
+    def of(who: Bools, values: Floats) -> Floats:
+        return np.where(who, values, np.nan)
 
     pairs = value(forms.shapley)
     shapley = pairs.mean(axis=1)
     orders = pairs.var(axis=1, ddof=1) / pairs.shape[1] if pairs.shape[1] > 1 else np.zeros_like(shapley)
     here = np.zeros_like(mean)
     here[:, 0] = 1.0
-    interaction_known = (
-        question.players[:, :, None] & question.players[:, None, :] & ~np.eye(count, dtype=bool)
-    )
-    interaction_known &= ~question.sampled[:, None, None]
+    players = question.players
+    exact = players & ~question.sampled[:, None]
+    pair = exact[:, :, None] & exact[:, None, :] & ~np.eye(count, dtype=bool)
     without = loss[:, -count - 1 : -count]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         contact = (loss[:, -count:] - without) / np.maximum(np.abs(without), np.finfo(float).tiny)
     return Attribution(
         loss=loss[:, 0],
-        score=mean[:, 0],
+        score=value(here),
         score_error=error(here),
         committed=value(forms.committed),
         committed_error=error(forms.committed),
         bare=value(forms.bare),
-        players=question.players,
-        contribution=of_players(value(forms.contribution)),
-        contribution_error=of_players(error(forms.contribution)),
-        shapley=of_players(shapley),
-        shapley_error=of_players(np.sqrt(error(forms.shapley.mean(axis=1)) ** 2 + orders)),
-        interaction=np.where(interaction_known, value(forms.interaction), np.nan),
-        interaction_error=np.where(interaction_known, error(forms.interaction), np.nan),
-        contact=np.where(question.training, contact, np.nan),
+        players=players,
+        contribution=of(players, value(forms.contribution)),
+        contribution_error=of(players, error(forms.contribution)),
+        shapley=of(players, shapley),
+        shapley_error=of(players, np.sqrt(error(forms.shapley.mean(axis=1)) ** 2 + orders)),
+        banzhaf=of(exact, value(forms.banzhaf)),
+        banzhaf_error=of(exact, error(forms.banzhaf)),
+        interaction=of(pair, value(forms.interaction)),
+        interaction_error=of(pair, error(forms.interaction)),
+        contact=of(question.training, contact),
     )
+
+
+def _covariance(counts: EvalCounts, lost: Bools) -> Floats:
+    """`[N, K, K]` (population) covariance of the configurations' scores; 0 for those that are lost.
+
+    (n sum(ab) - sum(a) sum(b)) / n^2: whole numbers before the division where scores are 0 or 1, so that
+    nothing is rounded. Other scores are known relative to their size: a standard deviation below 1e-8 of the
+    root mean square is rounding.
+    """
+    n = counts.samples
+    total = np.where(lost, 0.0, counts.score_sum)
+    products = np.where(lost[:, :, None] | lost[:, None, :], 0.0, counts.co_score)
+    covariance: Floats = (n * products - total[:, :, None] * total[:, None, :]) / n**2
+    return covariance
 
 
 def standard_error(variance: Floats, n: int) -> Floats:
@@ -173,7 +202,7 @@ def _every_coalition(players: Bools, fossils: Bools) -> tuple[Bools, Forms]:
     """
     envs, count = players.shape
     codes = np.arange(2 ** min(count, EXACT))
-    rank = np.minimum(np.cumsum(players, axis=1) - 1, EXACT - 1).clip(min=0)
+    rank: Ints = np.cumsum(players, axis=1) - players
     bit = np.where(players, 1 << rank, 0)
     size = np.minimum(players.sum(axis=1), EXACT)
     on = players[:, None, :] & ((codes[None, :, None] & bit[:, None, :]) == 0)
@@ -184,7 +213,8 @@ def _every_coalition(players: Bools, fossils: Bools) -> tuple[Bools, Forms]:
     joining = weight[row, np.maximum(present - 1, 0)][:, None, :]
     staying = weight[row, np.clip(present, 0, EXACT)][:, None, :]
     out = (codes[None, None, :] & bit[:, :, None]) != 0
-    shapley = np.where(out, -staying, joining) * (valid[:, None, :] & players[:, :, None])
+    member = valid[:, None, :] & players[:, :, None]
+    swing = np.where(out, -2.0, 2.0) / (1 << size)[:, None, None]
     nobody = (1 << size) - 1
     pair = bit[:, :, None] | bit[:, None, :]
     everyone = nobody[:, None, None]
@@ -195,10 +225,11 @@ def _every_coalition(players: Bools, fossils: Bools) -> tuple[Bools, Forms]:
         + _at(everyone, codes)
     )
     return on, Forms(
-        committed=_at(np.where(fossils, 0, bit).sum(axis=1) & nobody, codes),
+        committed=_at(np.where(fossils, 0, bit).sum(axis=1), codes),
         bare=_at(nobody, codes),
         contribution=_at(np.zeros_like(bit), codes) - _at(bit, codes),
-        shapley=shapley[:, None],
+        shapley=np.where(member, np.where(out, -staying, joining), 0.0)[:, None],
+        banzhaf=np.where(member, swing, 0.0),
         interaction=interaction,
     )
 
@@ -210,6 +241,7 @@ def _some_coalitions(players: Bools, fossils: Bools, keys: tuple[int, int, Ints,
     order = permutations(
         count, root, Purpose.PERMUTATIONS, round_index, numbers[:, None], epoch, np.arange(PAIRS)
     )
+    # whoever does not play comes after all others, and adds nothing there
     drawn = np.where(players[:, None, :], np.argsort(order, axis=-1), count)
     place = np.argsort(np.argsort(drawn, axis=-1, kind="stable"), axis=-1)
     size = players.sum(axis=1)[:, None, None]
@@ -228,23 +260,24 @@ def _some_coalitions(players: Bools, fossils: Bools, keys: tuple[int, int, Ints,
         return np.where(length <= 0, none, np.where(length >= size[..., None], 0, inner))
 
     marginal = _at(prefix_of(place + 1), columns) - _at(prefix_of(place), columns)
-    member = players[:, None, :, None]
     single = np.broadcast_to(np.arange(count) + 1, players.shape)
     return on, Forms(
         committed=_at(np.full(envs, committed), columns),
         bare=_at(np.full(envs, none), columns),
         contribution=_at(np.zeros_like(single), columns) - _at(single, columns),
-        shapley=np.where(member, marginal.mean(axis=2), 0.0),
+        shapley=marginal.mean(axis=2),
+        banzhaf=np.zeros((envs, count, len(columns))),
         interaction=np.zeros((envs, count, count, len(columns))),
     )
 
 
 def _shapley_weights(size: Ints) -> Floats:
-    """`[N, EXACT + 1]`: weight t! (n - t - 1)! / n! of a coalition of t of n players; 0 for t >= n."""
+    """`[N, EXACT + 1]`: weight t! (n - t - 1)! / n! of a coalition of t < n of n players."""
     factorial = np.asarray([1.0, 1.0, 2.0, 6.0, 24.0])
     t = np.arange(EXACT + 1)
     n = size[:, None]
-    return np.where(t < n, factorial[t] * factorial[np.clip(n - t - 1, 0, EXACT)] / factorial[n], 0.0)
+    weights: Floats = factorial[t] * factorial[np.clip(n - t - 1, 0, EXACT)] / factorial[n]
+    return weights
 
 
 def _at(index: Ints, columns: Ints) -> Floats:
@@ -275,7 +308,6 @@ def _padded(forms: Forms, width: int) -> Forms:
     """Weights 0 for configurations up to `width`."""
 
     def pad(form: Floats) -> Floats:
-        wider: Floats = np.pad(form, [(0, 0)] * (form.ndim - 1) + [(0, width - form.shape[-1])])
-        return wider
+        return np.concatenate([form, np.zeros((*form.shape[:-1], width - form.shape[-1]))], axis=-1)
 
     return Forms(**{name: pad(form) for name, form in attrs.asdict(forms, recurse=False).items()})

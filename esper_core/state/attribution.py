@@ -5,6 +5,7 @@ Neighbours: evidence is filled from it, events print it.
 """
 
 import attrs
+import numpy as np
 
 from esper_core.state.arrays import Bools, Floats
 
@@ -22,9 +23,13 @@ class Attribution:
         contribution: `[N, S]` score minus the score without the seed (leave one out); NaN without a player.
         contribution_error: its standard error.
         shapley: `[N, S]` Shapley share of score minus bare; NaN without a player.
-        shapley_error: its standard error.
-        interaction: `[N, S, S]` v(ij) - v(i) - v(j) + v(none) for pairs of players, where measured; else
-            NaN.
+        shapley_error: its standard error; where orders of players were drawn, their choice is a part of it.
+        banzhaf: `[N, S]` Banzhaf value, the mean of what the seed adds to all coalitions of the others; they
+            do not add up to score minus bare. NaN without a player, and where not every coalition was
+            evaluated.
+        banzhaf_error: its standard error.
+        interaction: `[N, S, S]` v(ij) - v(i) - v(j) + v(none) for pairs of players; NaN for others, and where
+            not every coalition was evaluated.
         interaction_error: its standard error.
         contact: `[N, S]` relative rise of the loss at a TRAINING seed's first contact; else NaN.
     """
@@ -40,6 +45,17 @@ class Attribution:
     contribution_error: Floats
     shapley: Floats
     shapley_error: Floats
+    banzhaf: Floats
+    banzhaf_error: Floats
     interaction: Floats
     interaction_error: Floats
     contact: Floats
+
+    @classmethod
+    def unknown(cls, envs: int, slots: int) -> "Attribution":
+        """Nothing has been measured and nobody plays, for N = `envs` and S = `slots`."""
+        shape = (envs, slots, slots)
+        axes = dict.fromkeys(("loss", "score", "score_error", "committed", "committed_error", "bare"), 1)
+        axes |= dict.fromkeys(("interaction", "interaction_error"), 3)
+        floats = {a.name: np.full(shape[: axes.get(a.name, 2)], np.nan) for a in attrs.fields(cls)}
+        return cls(**floats | {"players": np.zeros((envs, slots), np.bool_)})

@@ -5,7 +5,6 @@ Neighbours: `runner.loop` moves it, `runner.checkpoint` writes and reads it.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 import attrs
@@ -78,9 +77,9 @@ class RoundSummary:
 
     def of_mode(self, mode: str) -> "RoundSummary":
         """The part of the environments that a reward mode paid."""
-        kept = [mode == paid for paid in self.modes]
+        kept = [env for env, paid in enumerate(self.modes) if paid == mode]
         columns: dict[str, Any] = {
-            name: tuple(compress(values, kept))
+            name: tuple(values[env] for env in kept)
             for name, values in attrs.asdict(self, recurse=False).items()
             if isinstance(values, tuple)
         }

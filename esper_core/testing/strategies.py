@@ -199,11 +199,6 @@ def histories(
     return lived
 
 
-def lived_slot_tables(space: ActionSpace, rules: GrowthRules, envs: int = 2) -> st.SearchStrategy[SlotTable]:
-    """Slot tables that legal play reaches, between two epochs."""
-    return histories(space, rules, envs).map(lambda epochs: epochs[-1].after)
-
-
 @st.composite
 def slot_tables(draw: st.DrawFn, space: ActionSpace, envs: int) -> SlotTable:
     """Any consistent slot table between two epochs.

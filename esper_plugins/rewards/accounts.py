@@ -90,7 +90,7 @@ def hindsight(settings: Hindsight) -> Account:
 
         help_ij   <- m help_ij + max(0, I_ij)
         credit_i  <- credit_i + help_ij * max(0, s_j)        once, when j is committed; then help_ij <- 0
-        target_i   = min(credit_i, cap)
+        target_i   = min(credit_i, cap)                      once there is any
 
     It counts what a Shapley share has counted already, so families have it at weight 0. Credit is kept, also
     by a seed that is pruned afterwards: to help and to go is what a scaffold is for.
@@ -110,6 +110,11 @@ def hindsight(settings: Hindsight) -> Account:
         credit = np.where(same, noted[:, :, -1], 0.0) + np.where(arrived, helped * worth, 0.0).sum(axis=2)
         return np.concatenate([np.where(arrived, 0.0, helped), credit[:, :, None]], axis=2)
 
+    def target(at: Standing) -> Floats:
+        credit = at.noted[:, :, -1]
+        # without credit the balance stays: a seed that survives a panic keeps what it was paid
+        return np.where(credit > 0, np.minimum(credit, settings.cap), np.nan)
+
     return Account(
         units="score squared",
         low=0.0,
@@ -117,6 +122,6 @@ def hindsight(settings: Hindsight) -> Account:
         needs={"interaction", "shapley"},
         memory=Memory(blank=blank, follow=follow),
         follows=True,
-        target=lambda at: np.minimum(at.noted[:, :, -1], settings.cap),
+        target=target,
         vested=lambda at: at.noted[:, :, -1] > 0,
     )

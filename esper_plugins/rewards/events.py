@@ -12,8 +12,11 @@ from esper_plugins.rewards.settings import Acted, EarlyPrune, Fossilized, LossCh
 def acted(settings: Acted) -> Event:
     """What the operation costs that was carried out; waiting, and what was refused, costs nothing."""
     costs = np.zeros(len(Op))
-    for op in (Op.GERMINATE, Op.ADVANCE, Op.SET_ALPHA_TARGET, Op.FOSSILIZE, Op.PRUNE):
-        costs[op] = getattr(settings, op.name.lower())
+    costs[Op.GERMINATE] = settings.germinate
+    costs[Op.ADVANCE] = settings.advance
+    costs[Op.SET_ALPHA_TARGET] = settings.set_alpha_target
+    costs[Op.FOSSILIZE] = settings.fossilize
+    costs[Op.PRUNE] = settings.prune
     return Event(
         units="actions", low=0.0, high=float(costs.max()), amount=lambda transition: costs[transition.done]
     )
@@ -51,17 +54,17 @@ def lost_seed() -> Event:
 def fossilized(settings: Fossilized) -> Event:
     """A bonus, once, for a seed that was committed: it was there, it did happen, and it is ripe.
 
-        (base + max(0, contribution - errors * its error)) * min(1, epochs in HOLDING / ripe)
+        (min(c, base) + max(0, c - errors * its error)) * min(1, epochs in HOLDING / ripe)
 
-    Nothing where the contribution is unknown or not above 0.
+    Nothing where the contribution c is unknown or not above 0.
     """
 
     def amount(transition: Transition) -> Floats:
         evidence = transition.after.evidence
-        sure = earned(evidence.contribution, evidence.contribution_error, settings.errors)
+        c = evidence.contribution
+        credit = np.minimum(c, settings.base) + earned(c, evidence.contribution_error, settings.errors)
         ripe = np.minimum(transition.before.slots.dwell / settings.ripe, 1.0)
-        worth = just_committed(transition) & (evidence.contribution > 0)
-        return np.where(worth, (settings.base + sure) * ripe, 0.0)
+        return np.where(just_committed(transition) & (c > 0), credit * ripe, 0.0)
 
     return Event(
         units="score", low=0.0, high=inf, needs={"contribution", "contribution_error"}, amount=amount

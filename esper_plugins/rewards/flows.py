@@ -6,7 +6,7 @@ import numpy as np
 
 from esper_core.plugin import BLENDED, LIVE, PLANTED, Floats, Flow, Standing, influence
 from esper_plugins.rewards.credit import combine, committed, guard, progress, progress_memory
-from esper_plugins.rewards.settings import Credit, LogRent, Occupancy
+from esper_plugins.rewards.settings import Credit, LogRent, Occupancy, Synergy
 
 
 def rent_log(settings: LogRent) -> Flow:
@@ -74,19 +74,19 @@ def attribution_level(settings: Credit) -> Flow:
     )
 
 
-def synergy(settings: Credit) -> Flow:
+def synergy(settings: Synergy) -> Flow:
     """A baseline: a bonus in [0, 1) for uncommitted seeds that are worth more together than alone.
 
-    tanh of 50 times the sum of a seed's interactions with all others, where that and its contribution are
-    above 0, times the guard. Shapley shares split the same worth and pay it once.
+    tanh of 50 times the sum of a seed's interactions with all others, or of its contribution if that is less,
+    where both are above 0, times the guard. Shapley shares split the same worth and pay it once.
     """
     per_score = 50.0
 
     def amount(at: Standing) -> Floats:
         together = np.nan_to_num(at.attribution.interaction).sum(axis=2)
-        helps = at.slots.within(LIVE) & (at.evidence.contribution > 0)
-        bonus = np.tanh(per_score * np.maximum(together, 0.0)) * guard(at, settings.guard)[:, None]
-        return np.where(helps, bonus, 0.0)
+        worth = np.minimum(together, at.evidence.contribution)
+        bonus = np.tanh(per_score * np.maximum(worth, 0.0)) * guard(at, settings.guard)[:, None]
+        return np.where(at.slots.within(LIVE) & ~np.isnan(worth), bonus, 0.0)
 
     return Flow(
         units="shares",

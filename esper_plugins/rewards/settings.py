@@ -73,6 +73,14 @@ class Credit:
 
 
 @frozen(kw_only=True)
+class Synergy:
+    """Settings of `esper/synergy`."""
+
+    guard: float = field(default=300.0, validator=[ge(0.0), finite])
+    """How fast the bonus fades as the live score falls below the committed one, per unit of the score."""
+
+
+@frozen(kw_only=True)
 class Escrow:
     """Settings of `esper/attribution`."""
 
@@ -147,7 +155,8 @@ class Fossilized:
     """Settings of `esper/fossilized`."""
 
     base: float = field(default=0.005, validator=[ge(0.0), finite])
-    """What a committed seed is worth that contributes as much as it is uncertain, in units of the score."""
+    """The most that a committed seed is paid for what it contributes within its uncertainty, in units of the
+    score."""
     errors: float = field(default=1.0, validator=[ge(0.0), finite])
     """Standard errors that are taken off its contribution."""
     ripe: int = field(default=5, validator=ge(1))

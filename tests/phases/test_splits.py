@@ -64,6 +64,7 @@ def with_report(problem: Problem, value: float) -> Problem:
 
 
 @pytest.mark.acceptance("X-03")
+@pytest.mark.defect("B25")
 def test_the_report_part_has_no_influence_on_a_run() -> None:
     """Replaced by rubbish, it leaves decisions, rewards and weights bit-equal."""
     runs = [
@@ -77,6 +78,7 @@ def test_the_report_part_has_no_influence_on_a_run() -> None:
 
 
 @pytest.mark.acceptance("X-03")
+@pytest.mark.defect("B25")
 def test_a_run_never_asks_for_the_report_part_and_fits_on_the_fit_part() -> None:
     """Every evaluation is of the validation part; every index of training is one of the fit part."""
     cast = cast_of(program(spirals(), train=TRAIN), random.build)

@@ -171,7 +171,7 @@ def test_everything_is_exact_for_up_to_four_players(
 
 
 @pytest.mark.property
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     stages=st.lists(
         st.lists(st.sampled_from([EMPTY, TRAINING, HOLDING, FOSSIL]), min_size=6, max_size=6).map(tuple),
@@ -323,7 +323,7 @@ def test_first_contact_is_measured_for_training_seeds_only() -> None:
 
 
 @pytest.mark.property
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     stages=st.lists(
         st.lists(st.sampled_from([EMPTY, TRAINING, HOLDING, FOSSIL]), min_size=6, max_size=6).map(tuple),

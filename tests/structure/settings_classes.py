@@ -11,7 +11,25 @@ from esper_core.state.settings import (
 from esper_plugins.blueprints.settings import LowRank
 from esper_plugins.devices.settings import Single
 from esper_plugins.policies.settings import Heuristic, LowestRank, Lstm, Oracle, Probe, Scripted, ScriptStep
-from esper_plugins.rewards.settings import Shipped
+from esper_plugins.rewards.settings import (
+    Acted,
+    CommittedRent,
+    Contributing,
+    Credit,
+    Drip,
+    EarlyPrune,
+    Escrow,
+    FinalLoss,
+    Fossilized,
+    Hindsight,
+    LogRent,
+    LossChange,
+    Occupancy,
+    Share,
+    Shock,
+    Stages,
+    Synergy,
+)
 from esper_plugins.tasks.settings import Digits, Spirals
 
 SETTINGS = (
@@ -31,7 +49,23 @@ SETTINGS = (
     Probe,
     Oracle,
     Lstm,
-    Shipped,
+    Acted,
+    CommittedRent,
+    Contributing,
+    Credit,
+    Drip,
+    EarlyPrune,
+    Escrow,
+    FinalLoss,
+    Fossilized,
+    Hindsight,
+    LogRent,
+    LossChange,
+    Occupancy,
+    Share,
+    Shock,
+    Stages,
+    Synergy,
     Digits,
     Spirals,
 )

@@ -112,6 +112,15 @@ def test_every_option_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("heuristic", "plant-lowest-rank", "probe-and-switch", "lstm"):
         esper_core.run("spirals", policy=name, sets=small, out=tmp_path / name)
     esper_core.run("digits", policy="oracle", sets=[*tiny, "train.train_batches=2"], out=tmp_path / "oracle")
+    modes = ["escrow", "shaped", "basic", "basic_plus", "sparse", "minimal", "simplified"]
+    for name, section in (("contribution", {"modes": modes}), ("shapley", {}), ("loss", {})):
+        table = {
+            "task": {"name": "spirals"},
+            "policy": {"name": "random"},
+            "reward": {"name": name, **section},
+        }
+        envs = f"run.envs={len(modes)}"
+        esper_core.run(table, sets=[*small, "growth.training_dwell=0.0", envs], out=tmp_path / name)
     esper_core.inspect("digits")
     options = {(r.__name__, field.name) for r in SETTINGS for field in attrs.fields(r)}
     assert not options - read
@@ -219,4 +228,4 @@ def test_the_list_of_settings_is_complete() -> None:
     """Every record in a module named `settings` or `records`, and every one that a hook names, is listed."""
     listed = {record.__name__ for record in SETTINGS}
     found = {node.name for module, node in records() if module.name.endswith((".settings", "config.records"))}
-    assert found - listed == {"Choice", "Config"}
+    assert found - listed == {"Choice", "Config", "RewardChoice", "TermChoice"}
