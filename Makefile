@@ -5,13 +5,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test references mutants lint clean
 
 demo: $(VENV)/.ready  ## Grow a network on real handwritten digits.
 	$(BIN)/esper run digits $(ARGS)
 
 test: $(VENV)/.ready-test  ## Run the tests.
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+references: $(VENV)/.ready-references  ## Compare with other people's implementations.
+	$(BIN)/python -m pytest -m references tests/references $(ARGS)
+
+mutants: $(VENV)/.ready-mutants  ## Change the learning mathematics in small ways, and count the changes that no test sees.
+	$(if $(ARGS),,rm -rf mutants)
+	OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 $(BIN)/mutmut run $(ARGS)
+	$(BIN)/python tests/mutants/count.py $(ARGS)
 
 lint: $(VENV)/.ready-test  ## Lint, formatting and types.
 	$(BIN)/ruff check .
@@ -30,5 +38,13 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+$(VENV)/.ready-references: $(VENV)/.ready-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[references]'
+	@touch $@
+
+$(VENV)/.ready-mutants: $(VENV)/.ready-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mutants]'
+	@touch $@
+
 clean:  ## Remove what the commands above made.
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist mutants

@@ -63,7 +63,7 @@ def install(
 def plugin(site: Path, name: str, body: str, version: str = "1.0", point: str | None = None) -> None:
     """Install a distribution of one module, whose registration module is `body` after the usual imports."""
     module = name.lower().replace("-", "_").replace(".", "_")
-    names = "Blueprint, Command, Device, Policy, Reward, Sink, Task, hookimpl"
+    names = "Blueprint, Command, Device, Policy, Reward, Sink, Task, Term, hookimpl"
     source = f"from esper_core.plugin import {names}\n{dedent(body)}"
     install(site, name, version, entry_points={point or module: module}, files={f"{module}.py": source})
 
@@ -88,12 +88,13 @@ def fake_esper(site: Path) -> None:
             "fake_esper/__init__.py": REGISTRATION,
             "fake_esper/settings.py": SETTINGS,
             "fake_esper/preset.toml": PRESET,
+            "fake_esper/shipped.toml": SHIPPED,
         },
     )
 
 
 REGISTRATION = """
-    from esper_core.plugin import Blueprint, Device, Policy, Reward, Sink, Task, hookimpl
+    from esper_core.plugin import Blueprint, Device, Policy, Reward, Sink, Task, Term, hookimpl
 
     BUILD = "fake_esper.absent:build"
     SETTINGS = "fake_esper.settings:"
@@ -105,7 +106,12 @@ REGISTRATION = """
 
     @hookimpl
     def esper_rewards():
-        yield Reward(name="esper/shipped", build=BUILD, settings=SETTINGS + "Shipped")
+        yield Reward(name="esper/shipped", build="fake_esper:shipped.toml")
+
+    @hookimpl
+    def esper_terms():
+        yield Term(name="esper/score", build=BUILD)
+        yield Term(name="esper/rent", build=BUILD, settings=SETTINGS + "Rent")
 
     @hookimpl
     def esper_policies():
@@ -140,8 +146,9 @@ SETTINGS = """
         rank: int = field(default=4, validator=ge(1))
 
     @frozen(kw_only=True)
-    class Shipped:
-        rent: float = 0.1
+    class Rent:
+        begins: float = field(default=0.25, validator=ge(0.0))
+        full: float = 0.5
 
     @frozen(kw_only=True)
     class Step:
@@ -198,4 +205,18 @@ PRESET = """
 
     [blueprint.lowrank]
     rank = 6
+    """
+
+SHIPPED = """
+    [shipped.score]
+    component = "esper/score"
+
+    [shipped.rent]
+    component = "rent"
+    weight = -0.1
+    full = 0.75
+
+    [cheap.score]
+    component = "esper/score"
+    weight = 2.0
     """

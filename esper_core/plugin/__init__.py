@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from esper_core.model.seeds import Seed as Seed
     from esper_core.model.trie import distinct as distinct
     from esper_core.model.trie import fold_all as fold_all
+    from esper_core.phases.advantage import gae as gae
+    from esper_core.phases.advantage import lambda_returns as lambda_returns
     from esper_core.phases.update import Judged as Judged
     from esper_core.phases.update import experience as experience
     from esper_core.phases.update import improve as improve
@@ -131,6 +133,8 @@ _HOME = {
     "distinct": "esper_core.model.trie",
     "fold_all": "esper_core.model.trie",
     "Judged": "esper_core.phases.update",
+    "gae": "esper_core.phases.advantage",
+    "lambda_returns": "esper_core.phases.advantage",
     "experience": "esper_core.phases.update",
     "improve": "esper_core.phases.update",
     "hookimpl": "esper_core.plugin.hooks",

@@ -44,11 +44,13 @@ class Moments:
 
             mean <- mean + d n' / (n + n')        m2 <- m2 + m2' + d^2 n n' / (n + n')
 
+        Every column is added up in the order of its values, so that the order of the samples changes no bit.
+
         Args:
             samples: `[M, K]`, finite; M may be 0.
 
         Returns:
-            The moments of all of them, whatever the order that they came in, up to rounding.
+            The moments of all of them, however they were divided into batches, up to rounding.
 
         Raises:
             ValueError: the samples have another shape, or are not finite; the message names the column.
@@ -64,9 +66,11 @@ class Moments:
             )
         if not len(samples):
             return self
-        # around the first sample, so that a constant column has its constant as the mean, to the last bit
-        mean = samples[0] + (samples - samples[0]).mean(axis=0)
-        m2 = np.square(samples - mean).sum(axis=0)
+        columns = np.sort(samples.T, axis=1)
+        # around the least value, so that a constant column has its constant as the mean, to the last bit
+        least = columns[:, :1]
+        mean = (least + (columns - least).mean(axis=1, keepdims=True))[:, 0]
+        m2 = np.square(columns - mean[:, None]).sum(axis=1)
         count, apart = self.count + len(samples), mean - self.mean
         share = len(samples) / count
         return Moments(

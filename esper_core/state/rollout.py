@@ -20,39 +20,51 @@ from esper_core.state.signals import HostSignals
 class Rollout:
     """An episode of T epochs and N environments.
 
+    Esper's own episodes all have T epochs, and end by terminations. Other loops may cut segments from
+    outside, begin new ones in the middle, and leave rows of an environment empty.
+
     Attributes:
+        played: `[T, N]` the row was filled; what stands in others means nothing.
         heads: `[T, N, 7]` decisions, in the order of `HEADS`.
         refused: `[T, N]` of `Refusal`.
         reward: `[T, N]`.
         score: `[T, N]` validation score after the epoch.
         committed: `[T, N]` validation score of what would ship.
-        terminated: `[T, N]` a segment ended with this epoch.
+        terminated: `[T, N]` a segment ended with this epoch, and nothing follows.
+        truncated: `[T, N]` a segment was cut from outside after this epoch, and would have gone on.
         verdict: `[T, N]` of `Verdict`, why the governor rolled the environment back.
         trace: `[T, N, ...]` by name: what the policy noted of its choices, from its first epoch on.
+        group: `[N]` number of the reward mode that pays the environment.
     """
 
+    played: Bools
     heads: Ints
     refused: Ints
     reward: Floats
     score: Floats
     committed: Floats
     terminated: Bools
+    truncated: Bools
     verdict: Ints
     trace: dict[str, NDArray[Any]]
+    group: Ints
 
     @classmethod
-    def empty(cls, epochs: int, envs: int) -> "Rollout":
-        """Buffers for an episode of T = `epochs` and N = `envs`."""
+    def empty(cls, epochs: int, envs: int, group: Ints | None = None) -> "Rollout":
+        """Buffers for an episode of T = `epochs` and N = `envs`; absent `group` means one mode for all."""
         shape = (epochs, envs)
         return cls(
+            played=np.zeros(shape, np.bool_),
             heads=np.zeros((*shape, len(HEADS)), np.int64),
             refused=np.zeros(shape, np.int64),
             reward=np.zeros(shape),
             score=np.full(shape, np.nan),
             committed=np.full(shape, np.nan),
             terminated=np.zeros(shape, np.bool_),
+            truncated=np.zeros(shape, np.bool_),
             verdict=np.zeros(shape, np.int64),
             trace={},
+            group=np.zeros(envs, np.int64) if group is None else group,
         )
 
     def record(
@@ -80,6 +92,7 @@ class Rollout:
             if name not in self.trace:
                 self.trace[name] = np.zeros((len(self.reward), *column.shape), column.dtype)
             self.trace[name][epoch] = column
+        self.played[epoch] = True
         self.terminated[epoch] = (verdict != 0) | (epoch == len(self.reward) - 1)
         self.verdict[epoch] = verdict
         self.heads[epoch] = np.stack([getattr(decision, head) for head in HEADS], axis=1)

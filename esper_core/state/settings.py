@@ -177,6 +177,9 @@ class LearnSettings:
     """Share of that price that is left at the last round; it falls linearly."""
     value: float = field(default=0.5, validator=[ge(0.0), finite])
     """Weight of the value function's error."""
+    value_clip: float | None = field(default=None, validator=optional([gt(0.0), finite]))
+    """Change of a value, in standard deviations of the returns, beyond which nothing is gained; absent means
+    that values move freely."""
     max_norm: float = field(default=0.5, validator=[gt(0.0), finite])
     """Largest gradient norm of a step."""
 

@@ -1,5 +1,6 @@
 """Defaults < preset < file < `--set` < flags that were given; and what a replaced choice leaves behind."""
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -117,7 +118,10 @@ def test_another_task_brings_its_own_preset(catalogue: Catalogue) -> None:
 
 
 def test_no_preset_on_request(catalogue: Catalogue) -> None:
-    assert config.load("digits", catalogue=catalogue, preset=False).train.epochs == 24
+    """Neither the task's nor the reward's file is read; what was written down needs none."""
+    written = tomllib.loads(config.dumps(config.load("digits", catalogue=catalogue)))
+    assert written["train"].pop("epochs") == 12
+    assert config.load(written, catalogue=catalogue, preset=False).train.epochs == 24
 
 
 def test_another_update_rule_drops_what_the_preset_says_of_the_one_below(catalogue: Catalogue) -> None:

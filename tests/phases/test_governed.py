@@ -74,6 +74,7 @@ def raw_advantages(run: Any) -> torch.Tensor:
     rollout, network = run.episode.rollout, run.cast.policy._network
     with torch.no_grad():
         trace = {k: torch.from_numpy(v) for k, v in run.cast.policy._read(rollout.trace).items()}
+        trace["group"] = torch.from_numpy(rollout.group).expand(rollout.reward.shape)
         value = network.judge(trace, torch.from_numpy(rollout.heads)).value.double()
     following = torch.cat([value[1:], torch.zeros_like(value[:1])])
     ends = torch.from_numpy(rollout.terminated)

@@ -20,7 +20,7 @@ from worlds import EVERYTHING, Played, cast_of, play, program, spirals
 from esper_core.errors import RunError
 from esper_core.model.categorical import log_probability, sample
 from esper_core.phases.collect import Cast
-from esper_core.phases.update import Judged, experience
+from esper_core.phases.update import Experience, Judged, experience
 from esper_core.plugin import Choice, Learned, View
 from esper_core.rules import lifecycle
 from esper_core.rules.features import HOST_FEATURES, SLOT_FEATURES
@@ -57,10 +57,13 @@ def policy_of(
     dtype: torch.dtype = torch.float64,
     learn: LearnSettings | None = None,
     seed: int = 0,
+    groups: int = 1,
     **chosen: Any,
 ) -> LstmPolicy:
     """A policy far from its birth: any weights, and normalisers that have seen something."""
-    context = attrs.evolve(context_of(space, RULES.epochs), learn=learn or LearnSettings(), root=seed)
+    context = attrs.evolve(
+        context_of(space, RULES.epochs), learn=learn or LearnSettings(), root=seed, groups=groups
+    )
     policy = lstm.build(context, Lstm(**{**SMALL, **chosen}))
     draw, numbers = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     with torch.no_grad():
@@ -120,9 +123,9 @@ def heads_of(choice: Choice) -> Any:
     return np.stack([getattr(choice.decision, head) for head in HEADS], axis=1)
 
 
-def rollout_of(steps: list[Step], seed: int = 0) -> Rollout:
+def rollout_of(steps: list[Step], seed: int = 0, group: Any = None) -> Rollout:
     """The episode with random rewards; a segment ends where the next one begins."""
-    rollout = Rollout.empty(len(steps), len(steps[0].uniforms))
+    rollout = Rollout.empty(len(steps), len(steps[0].uniforms), group)
     rewards = np.random.default_rng(seed).normal(size=rollout.reward.shape)
     for t, step in enumerate(steps):
         following = steps[t + 1].view.begins if t + 1 < len(steps) else 0
@@ -153,7 +156,14 @@ def chances(policy: LstmPolicy, step: Step) -> dict[str, Tensor]:
 
 
 def judged(policy: LstmPolicy, rollout: Rollout) -> Judged:
-    return policy._network.judge(read(policy, rollout.trace), torch.from_numpy(rollout.heads))
+    group = torch.from_numpy(rollout.group).expand(rollout.reward.shape)
+    trace = {**read(policy, rollout.trace), "group": group}
+    return policy._network.judge(trace, torch.from_numpy(rollout.heads))
+
+
+def values(network: PointerNet, codes: Codes, group: int = 0) -> Tensor:
+    """Under one reward mode."""
+    return network.values(codes, torch.full(codes.summary.shape[:-1], group))
 
 
 def used(rollout: Rollout) -> Tensor:
@@ -201,6 +211,25 @@ def test_whatever_is_asked_for_would_succeed(data: st.DataObject) -> None:
         assert (p >= least * (1 - 1e-6)).all()
         assert not p[~mask].any()
         assert_allclose(p.sum(dim=1), (count[:, 0] > 0).float(), rtol=1e-5)
+
+
+def test_a_head_has_a_choice_where_its_operation_uses_it_and_nowhere_else() -> None:
+    """K9: WAIT uses the operation alone; any other that is offered finds a choice for each of its heads."""
+    policy = policy_of()
+    for view in (step.view for seed in range(2) for step in episode(policy, seed=seed)):
+        for op in Op:
+            offered = view.masks.op[:, op]
+            chosen = {head: np.zeros(len(offered), np.int64) for head in HEADS}
+            chosen["op"] += op
+            assert_array_equal(policy._mask("op", view, chosen), view.masks.op)
+            for head in HEADS[1:]:
+                mask = policy._mask(head, view, chosen)
+                chosen[head] = mask.argmax(axis=1)
+                if head in HEADS_OF[op]:
+                    assert mask[offered].any(axis=1).all()
+                else:
+                    assert not mask.any()
+    assert HEADS_OF[Op.WAIT] == ("op",)
 
 
 def test_uniforms_alone_decide() -> None:
@@ -283,7 +312,7 @@ def test_slots_have_no_order(order: list[int], op: Op, seed: int) -> None:
     torch.testing.assert_close(
         network.head("op", moved, ops, ops), network.head("op", codes, ops, ops), **EXACT
     )
-    torch.testing.assert_close(network.values(moved), network.values(codes), **EXACT)
+    torch.testing.assert_close(values(network, moved), values(network, codes), **EXACT)
 
 
 def test_one_network_serves_any_number_of_slots() -> None:
@@ -295,7 +324,7 @@ def test_one_network_serves_any_number_of_slots() -> None:
         results = []
         for network in (two._network, five._network):
             codes, *_ = lively_codes(network, slots)
-            results.append((network.head("slot", codes, op, op), network.values(codes)))
+            results.append((network.head("slot", codes, op, op), values(network, codes)))
         assert results[0][0].shape == (2, 4, slots)
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -332,7 +361,7 @@ def test_where_depends_on_what() -> None:
 
 @pytest.mark.parametrize("cuts", [0.0, 0.3])
 def test_stepping_and_judging_agree(cuts: float) -> None:
-    """The same log-probabilities and values, also where segments begin in the middle."""
+    """K10, K11: the same log-probabilities and values, also where segments begin in the middle."""
     policy = policy_of()
     steps = episode(policy, cuts=cuts)
     assert any(step.view.begins.any() for step in steps[1:]) == bool(cuts)
@@ -342,7 +371,7 @@ def test_stepping_and_judging_agree(cuts: float) -> None:
     for t, step in enumerate(steps):
         codes, memory = looked(policy, step)
         assert all(torch.equal(a, b) for a, b in zip(memory, step.choice.memory, strict=True))
-        torch.testing.assert_close(policy._network.values(codes)[0], found.value[t], **EXACT)
+        torch.testing.assert_close(values(policy._network, codes)[0], found.value[t], **EXACT)
         for k, (head, p) in enumerate(chances(policy, step).items()):
             expected = log_probability(p, torch.from_numpy(getattr(step.choice.decision, head)))
             torch.testing.assert_close(expected, found.log_probability[t, :, k], **EXACT)
@@ -458,8 +487,7 @@ def test_what_a_policy_reads_has_arrived() -> None:
         assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     for name, noted in one.trace.items():
         assert_array_equal(noted, other.trace[name], err_msg=name)
-    values = [judged(run.cast.policy, run.episode.rollout).value for run in runs]  # type: ignore[arg-type]
-    assert torch.equal(*values)
+    assert torch.equal(*(judged(run.cast.policy, run.episode.rollout).value for run in runs))  # type: ignore[arg-type]
     assert one.heads[..., 0].any()
     for view in late.policy.views:  # type: ignore[attr-defined]
         for record in (view.slots, view.evidence, view.signals, view.masks):
@@ -477,7 +505,7 @@ def test_in_a_world_nothing_is_refused() -> None:
 
 
 def test_heads_that_are_not_used_count_nothing() -> None:
-    """Neither log-probability nor entropy, and no gradient, not even through a NaN."""
+    """K8: neither log-probability nor entropy, and no gradient, not even through a NaN."""
     policy = policy_of()
     rollout = rollout_of(episode(policy))
     found = judged(policy, rollout)
@@ -506,16 +534,26 @@ def test_steps_without_a_choice_teach_no_policy() -> None:
         assert torch.equal(after[name], before[name]) == scores, name
 
 
-def test_another_unit_changes_no_value() -> None:
-    network = policy_of()._network
+@pytest.mark.property
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(st.floats(-100, 100), st.floats(1e-3, 1e4)), min_size=3, max_size=3),
+)
+def test_another_unit_changes_no_value(groups: int, units: list[tuple[float, float]]) -> None:
+    """N7: whatever mean and deviation each reward mode's returns have, and twice in a row."""
+    network = policy_of(groups=groups)._network
     codes, *_ = lively_codes(network, 3)
     with torch.no_grad():
-        before = network.values(codes).clone()
-        for mean, std in ((3.0, 0.01), (-100.0, 1e4), (0.0, 1.0)):
-            network.rescale(mean, std)
-            torch.testing.assert_close(network.values(codes), before, rtol=1e-10, atol=1e-10)
-            assert (float(network.value_mean), float(network.value_std)) == (mean, std)
-    assert before.std() > 0.1
+        before = [values(network, codes, group).clone() for group in range(groups)]
+        for shift in (0.0, 3.0):
+            mean, std = (torch.tensor(x[:groups], dtype=torch.float64) for x in zip(*units, strict=True))
+            network.rescale(mean + shift, std)
+            for group in range(groups):
+                torch.testing.assert_close(values(network, codes, group), before[group], rtol=1e-9, atol=1e-8)
+            assert torch.equal(network.value_mean, mean + shift)
+            assert torch.equal(network.value_std, std)
+    assert all(value.std() > 0.1 for value in before)
 
 
 def test_normalisers_take_in_a_round_at_its_end_and_once() -> None:
@@ -526,19 +564,144 @@ def test_normalisers_take_in_a_round_at_its_end_and_once() -> None:
     rollout = rollout_of(episode(policy))
     assert contents(policy.state()) == begin
     raw = {name: values.copy() for name, values in rollout.trace.items()}
-    played = attrs.evolve(rollout, trace=policy._read(rollout.trace))
-    target = experience(policy._network, played, used(rollout), LearnSettings()).target
+    target = learned_from(policy, rollout).target
     policy.learn(rollout, 0, 1)
-    samples = {**raw, "returns": target.numpy()[..., None]}
+    samples = {**raw, "returns/0": target.numpy()[..., None]}
+    assert policy._moments.keys() == {"host", "slots", "returns/0"}
     for name, now in policy._moments.items():
         expected: Moments = moments[name].merge(samples[name].reshape(-1, samples[name].shape[-1]))
         assert now.count == expected.count > moments[name].count
         assert_array_equal(now.mean, expected.mean, err_msg=name)
         assert_array_equal(now.m2, expected.m2, err_msg=name)
-    assert float(policy._network.value_mean) == policy._moments["returns"].mean[0]
-    assert float(policy._network.value_std) == policy._moments["returns"].std[0]
-    for name, values in raw.items():
-        assert_array_equal(rollout.trace[name], values, err_msg=name)
+    assert policy._network.value_mean.tolist() == policy._moments["returns/0"].mean.tolist()
+    assert policy._network.value_std.tolist() == policy._moments["returns/0"].std.tolist()
+    for name, noted in raw.items():
+        assert_array_equal(rollout.trace[name], noted, err_msg=name)
+
+
+def learned_from(policy: LstmPolicy, rollout: Rollout) -> Experience:
+    group = np.tile(rollout.group, (len(rollout.reward), 1))
+    played = attrs.evolve(rollout, trace={**policy._read(rollout.trace), "group": group})
+    return experience(policy._network, played, used(rollout), LearnSettings())
+
+
+@pytest.mark.acceptance("RL-06", "X-24")
+def test_the_order_of_environments_changes_no_bit_of_what_was_seen() -> None:
+    """N1: of the same episode in another order; returns go through the network, which rounds."""
+    order = [3, 0, 4, 2, 1]
+    found = []
+    for chosen in (range(5), order):
+        policy = policy_of()
+        rollout = rollout_of(episode(policy, [ENVS[n] for n in chosen]))
+        rollout.reward[:] = np.random.default_rng(0).normal(size=rollout.reward.shape)[:, list(chosen)]
+        policy.learn(rollout, 0, 1)
+        found.append(policy._moments)
+    for name in ("host", "slots"):
+        for part in ("mean", "m2"):
+            assert getattr(found[0][name], part).tobytes() == getattr(found[1][name], part).tobytes()
+    assert_allclose(found[0]["returns/0"].m2, found[1]["returns/0"].m2, rtol=1e-12)
+
+
+# Reward modes
+
+
+GROUPS = np.asarray([0, 1, 1, 0, 1])
+
+
+def test_every_mode_has_values_of_its_own() -> None:
+    """The same hosts are worth what their mode pays; learning of one mode moves no other's values."""
+    policy = policy_of(groups=2)
+    steps = episode(policy)
+    one, other = (judged(policy, rollout_of(steps, group=np.full(5, g))).value for g in (0, 1))
+    mixed = judged(policy, rollout_of(steps, group=GROUPS)).value
+    assert (one - other).abs().min() > 1e-6
+    assert torch.equal(mixed, torch.where(torch.from_numpy(GROUPS) == 0, one, other))
+    loss = mixed[:, torch.from_numpy(GROUPS) == 0].square().sum()
+    (gradient,) = torch.autograd.grad(loss, [policy._network.expect.weight])
+    assert gradient[0].any()
+    assert not gradient[1].any()
+
+
+@pytest.mark.acceptance("RL-06", "AB-07")
+@pytest.mark.parametrize("unit", [1e-3, 1e6])
+def test_a_mode_neither_drowns_others_nor_is_drowned(unit: float) -> None:
+    """Where one mode pays in another unit, all weights are learned alike, and only that unit is another."""
+    policies = []
+    steps = episode(policy_of(groups=2))
+    for scale in (1.0, unit):
+        policy = policy_of(groups=2)
+        mine = policy._moments["returns/1"]
+        policy._moments["returns/1"] = Moments(
+            count=mine.count, mean=mine.mean * scale, m2=mine.m2 * scale**2
+        )
+        policy._network.value_mean[1] *= scale
+        policy._network.value_std[1] *= scale
+        rollout = rollout_of(steps, group=GROUPS)
+        rollout.reward[:, GROUPS == 1] *= scale
+        told = policy.learn(rollout, 0, 2)
+        assert told["steps"] > 0
+        policies.append(policy._network)
+    one, other = (network.state_dict() for network in policies)
+    for name in one:
+        expected = one[name].clone()
+        if name in ("value_mean", "value_std"):
+            expected[1] *= unit
+        torch.testing.assert_close(other[name], expected, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_each_mode_has_the_moments_of_its_own_returns() -> None:
+    policy = policy_of(groups=2)
+    rollout = rollout_of(episode(policy), group=GROUPS)
+    rollout.reward[:, GROUPS == 1] *= 50.0
+    target, before = learned_from(policy, rollout).target.numpy(), policy._moments
+    policy.learn(rollout, 0, 1)
+    for group in range(2):
+        expected = before[f"returns/{group}"].merge(target[:, group == GROUPS].reshape(-1, 1))
+        now = policy._moments[f"returns/{group}"]
+        assert (now.count, now.mean.tobytes(), now.m2.tobytes()) == (
+            expected.count,
+            expected.mean.tobytes(),
+            expected.m2.tobytes(),
+        )
+        assert policy._network.value_std[group].item() == now.std[0]
+    assert policy._network.value_std[1] > 3 * policy._network.value_std[0]
+
+
+def test_a_mode_that_pays_nobody_keeps_its_unit() -> None:
+    policy = policy_of(groups=3)
+    before = policy._moments
+    policy.learn(rollout_of(episode(policy), group=GROUPS * 2), 0, 1)
+    assert policy._moments["returns/1"] is before["returns/1"]
+    assert policy._moments["returns/2"].count > before["returns/2"].count
+
+
+@pytest.mark.acceptance("RL-04")
+@pytest.mark.parametrize("at", [0, 4, 11])
+def test_a_cut_episode_goes_on_being_valued_with_its_memory(at: int) -> None:
+    """What follows a truncation is worth what the carried memory says, and not what a blank one does."""
+    policy = policy_of()
+    steps = episode(policy, cuts=0.0)
+    whole, cut = rollout_of(steps), rollout_of(steps[: at + 1])
+    cut.terminated[-1], cut.truncated[-1] = False, True
+    following = steps[at + 1]
+    assert following.memory is steps[at].choice.memory
+    blank = attrs.evolve(following, memory=policy.start(np.arange(5), 0))
+    group = {"group": np.zeros(cut.reward.shape, np.int64)}
+    cut = attrs.evolve(cut, trace={**policy._read(cut.trace), **group})
+    with torch.no_grad():
+        expected = torch.from_numpy(cut.reward).sum(dim=0) + judged(policy, whole).value[at + 1]
+        for step, right in ((following, True), (blank, False)):
+            after = values(policy._network, looked(policy, step)[0]).expand(cut.reward.shape)
+            target = experience(policy._network, cut, used(cut), LearnSettings(trace=1.0), after).target
+            assert torch.allclose(target[0], expected, rtol=1e-12, atol=1e-12) == right
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_before_the_first_step_every_ratio_is_exactly_1(dtype: torch.dtype) -> None:
+    """K10: the anchor and the network are evaluated alike: not one bit of divergence, nothing clipped."""
+    policy = policy_of(dtype=dtype, learn=LearnSettings(passes=1, minibatches=1))
+    told = policy.learn(rollout_of(episode(policy)), 0, 1)
+    assert (told["divergence"], told["clipped"], told["steps"]) == (0.0, 0.0, 1.0)
 
 
 def test_what_is_read_is_normalised_by_what_was_seen_before() -> None:
@@ -566,9 +729,10 @@ def test_a_round_of_updates_is_told_what_it_needs(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(lstm, "improve", improve)
     for round_index, rounds, progress in ((0, 1, 0.0), (0, 5, 0.0), (2, 5, 0.5), (4, 5, 1.0)):
-        scale = float(policy._network.value_std)
+        scale = policy._network.value_std[[0] * len(ENVS)].tolist()
         policy.learn(rollout, round_index, rounds)
-        assert (told["scale"], told["keys"], told["progress"]) == (scale, (3, round_index), progress)
+        assert told["scale"].tolist() == scale
+        assert (told["keys"], told["progress"]) == ((3, round_index), progress)
         assert torch.equal(told["used"], used(rollout))
     assert not told["used"][:4, 0, 0].any()
     assert told["used"].any(dim=(0, 1)).all()
@@ -634,10 +798,11 @@ def other_features(state: Learned) -> Learned:
     [
         (lambda: policy_of(hidden=9).state(), r"op\.weight: has the shape \(6, 18\), expected \(6, 16\)"),
         (lambda: policy_of(space_of(3)).state(), r"blends: has \['add'\], expected \['add', 'gate'\]"),
+        (lambda: policy_of(groups=2).state(), r"reward modes: has 2, expected 1"),
         (lambda: other_features(policy_of().state()), r"features of slots: has .*'mood'\], expected"),
         (Learned, r"operations: has None, expected \['wait'.*[\s\S]*op\.bias: has the shape None"),
     ],
-    ids=["size", "choices", "features", "nothing"],
+    ids=["size", "choices", "modes", "features", "nothing"],
 )
 def test_what_was_learned_for_something_else_is_refused(state: Any, wrong: str) -> None:
     policy = policy_of()

@@ -35,7 +35,7 @@ HONEST = {
 SHAPED = family("contribution", "shaped")
 NAMES = st.sampled_from(sorted(HONEST))
 GAMMAS = st.sampled_from([1.0, 0.995, 0.9])
-EPOCHS, SLOTS = 8, 3
+EPOCHS, SLOTS = 7, 2
 SMALL = 1e-9
 IDLE: tuple[Move, ...] = ()
 
@@ -68,14 +68,14 @@ def cycle(slot: int, starts: int, advances: int, prunes: int) -> tuple[Move, ...
     name=NAMES,
     gamma=GAMMAS,
     slot=st.integers(0, SLOTS - 1),
-    starts=st.integers(0, 4),
+    starts=st.integers(0, 3),
     waits=st.integers(1, 3),
     drift=st.floats(-0.05, 0.05),
 )
 def test_to_germinate_and_prune_without_a_contribution_never_pays(
     name: str, gamma: float, slot: int, starts: int, waits: int, drift: float
 ) -> None:
-    """A1: Whenever, wherever and for however long, blended or not, on any host: at most what idleness pays."""
+    """A1: Whenever, wherever, for however long, blended or not, on any host: at most what idleness pays."""
     blended = cycle(slot, starts, starts + 1, starts + 1 + waits)
     alone = cycle(slot, starts, EPOCHS, starts + waits)
     idle, *found = episode(
@@ -119,7 +119,7 @@ def test_committing_a_useful_seed_is_worth_at_least_holding_it(
     gamma=GAMMAS,
     slot=st.integers(0, SLOTS - 1),
     harm=st.floats(0.001, 0.3),
-    lasts=st.integers(1, 5),
+    lasts=st.integers(1, 4),
     drift=st.floats(-0.02, 0.05),
     slow=st.booleans(),
 )
@@ -163,10 +163,10 @@ def test_repeating_what_is_refused_never_pays(
     """A4: Not on an empty slot, and not on a seed that has long been committed."""
     score = linear(np.full(SLOTS, worth))
     fossil = ((0, Op.GERMINATE, slot), (1, Op.ADVANCE, slot), (2, Op.FOSSILIZE, slot))
-    asked = [tuple((3 + t, op, slot) for t in range(k)) for k in range(5)]
-    for before in (IDLE, fossil):
-        found = episode(HONEST[name], score, *((*before, *more) for more in asked), gamma=gamma)
-        assert (np.diff(found) <= SMALL).all()
+    asked = [tuple((3 + t, op, slot) for t in range(k)) for k in range(4)]
+    stories = [(*before, *more) for before in (IDLE, fossil) for more in asked]
+    found = episode(HONEST[name], score, *stories, gamma=gamma).reshape(2, len(asked))
+    assert (np.diff(found, axis=1) <= SMALL).all()
 
 
 @pytest.mark.property
@@ -180,7 +180,7 @@ def test_repeating_what_is_refused_never_pays(
 def test_a_seed_that_takes_the_host_hostage_is_not_credited(
     reward: RewardFamily, hostage: float, harm: float, drift: float
 ) -> None:
-    """A5: Two seeds that are worse than none; each without the other is worse still, so that each seems useful.
+    """A5: Two seeds are worse than none; each without the other is worse still, so that each seems useful.
 
     The live score is below that of the bare host, and whatever the contributions are, credit is next to 0.
     """
@@ -189,7 +189,7 @@ def test_a_seed_that_takes_the_host_hostage_is_not_credited(
         one, two = influence[..., 0], influence[..., 1]
         return 0.6 + drift * epoch - harm * np.maximum(one, two) - hostage * np.abs(one - two)
 
-    story = [(t, op, s) for s in (0, 1) for t, op in ((2 * s, Op.GERMINATE), (4 + s, Op.ADVANCE))]
+    story = [(t, op, s) for s in (0, 1) for t, op in ((s, Op.GERMINATE), (3 + s, Op.ADVANCE))]
     played = play(reward, score, [story], slots=SLOTS, epochs=EPOCHS)
     assert played.episode.evidence.contribution[0, :2].min() > 0.04, "each seems useful"
     for name in {"attribution", "share", "synergy"} & played.reports[0].payment.components.keys():
@@ -198,7 +198,7 @@ def test_a_seed_that_takes_the_host_hostage_is_not_credited(
 
 @pytest.mark.property
 @settings(max_examples=200, deadline=None)
-@given(name=NAMES, gamma=GAMMAS, worth=st.floats(-0.2, 0.2), down=st.integers(3, 4), up=st.integers(5, 6))
+@given(name=NAMES, gamma=GAMMAS, worth=st.floats(-0.2, 0.2), down=st.integers(2, 3), up=st.integers(4, 5))
 def test_moving_the_influence_there_and_back_never_pays(
     name: str, gamma: float, worth: float, down: int, up: int
 ) -> None:
@@ -206,7 +206,7 @@ def test_moving_the_influence_there_and_back_never_pays(
     growth = GrowthSettings(**{**_as_dict(OPEN), "targets": (0.5, 1.0), "speeds": (0,)})
     planted = ((0, Op.GERMINATE, 0), (1, Op.ADVANCE, 0))
     moved = (*planted, (down, Op.SET_ALPHA_TARGET, 0), (up, Op.SET_ALPHA_TARGET, 0))
-    end = ((7, Op.FOSSILIZE, 0),)
+    end = ((6, Op.FOSSILIZE, 0),)
     found = episode(
         HONEST[name],
         linear(np.full(SLOTS, worth)),
@@ -242,7 +242,7 @@ def test_stage_potentials_telescope_in_the_real_loop(
     advance, ends, last = starts + np.cumsum(stays)
     story = [(starts, Op.GERMINATE, 1), (advance, Op.ADVANCE, 1)]
     story.append((ends, Op.FOSSILIZE if commits else Op.PRUNE, 1))
-    played = play(family("shapley"), linear(np.zeros(SLOTS)), [story], slots=SLOTS, epochs=14, gamma=gamma)
+    played = play(HONEST["shapley"], linear(np.zeros(SLOTS)), [story], slots=SLOTS, epochs=14, gamma=gamma)
     paid = played.component("stage")[:, 0].sum(axis=-1)
     assert abs(gamma ** np.arange(14) @ paid) < 1e-12
     assert paid.any()
@@ -267,7 +267,7 @@ def within_stages_only(stages: list[int], gamma: float) -> np.ndarray:
 def test_only_the_baseline_that_pays_levels_prefers_to_wait() -> None:
     """A2 fails for `shaped`, as it did for the predecessor, where a level is paid for as long as it is held."""
     held = ((0, Op.GERMINATE, 0), (1, Op.ADVANCE, 0))
-    score = linear([0.05, 0.0, 0.0], 0.01)
+    score = linear([0.05, 0.0], 0.01)
     waiting, committing = episode(SHAPED, score, held, (*held, (2, Op.FOSSILIZE, 0)))
     assert waiting > committing + 5
     for reward in HONEST.values():
@@ -277,9 +277,9 @@ def test_only_the_baseline_that_pays_levels_prefers_to_wait() -> None:
 
 def test_a_story_is_played_by_the_real_loop() -> None:
     """Seeds go through the stages, what cannot be done is refused, and every slot is told apart."""
-    story = [(0, Op.GERMINATE, 2), (1, Op.ADVANCE, 2), (2, Op.FOSSILIZE, 2), (3, Op.PRUNE, 2)]
-    played = play(HONEST["shapley"], linear([0.0, 0.0, 0.25]), [story, IDLE], slots=SLOTS, epochs=5)
-    assert [report.after.stage[0, 2] for report in played.reports] == [
+    story = [(0, Op.GERMINATE, 1), (1, Op.ADVANCE, 1), (2, Op.FOSSILIZE, 1), (3, Op.PRUNE, 1)]
+    played = play(HONEST["shapley"], linear([0.0, 0.25]), [story, IDLE], slots=SLOTS, epochs=5)
+    assert [report.after.stage[0, 1] for report in played.reports] == [
         Stage.TRAINING,
         Stage.HOLDING,
         Stage.FOSSILIZED,
@@ -287,7 +287,7 @@ def test_a_story_is_played_by_the_real_loop() -> None:
         Stage.FOSSILIZED,
     ]
     assert played.episode.rollout.refused[:, 0].tolist().count(0) == 4
-    np.testing.assert_allclose(played.component("share")[:, 0].sum(axis=0), [0, 0, 25], atol=1e-12)
+    np.testing.assert_allclose(played.component("share")[:, 0].sum(axis=0), [0, 25], atol=1e-12)
     assert not played.component("share")[:, 1].any()
 
 
