@@ -115,7 +115,7 @@ def test_no_advantage_crosses_a_panic() -> None:
 def test_rollbacks_are_counted() -> None:
     run = played({1, 2, 6})
     added = np.zeros(len(ENVS), np.int64)
-    assert RoundSummary.of(0, run.episode.rollout, added, {}).rollbacks == (3, 0, 0)
+    assert RoundSummary.of(0, run.episode.rollout, ("shipped",), added, {}).rollbacks == (3, 0, 0)
     assert [report.restored.tolist() for report in run.reports] == [
         [{1: 0, 2: 0, 6: 5}.get(t, NEVER), NEVER, NEVER] for t in range(EPOCHS)
     ]

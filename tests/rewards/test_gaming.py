@@ -265,7 +265,7 @@ def within_stages_only(stages: list[int], gamma: float) -> np.ndarray:
 
 @pytest.mark.defect("B7")
 def test_only_the_baseline_that_pays_levels_prefers_to_wait() -> None:
-    """A2 fails for `shaped`, as it did for the predecessor, where a level is paid for as long as it is held."""
+    """A2 fails for `shaped`, as it did for the predecessor, where a level pays for as long as it is held."""
     held = ((0, Op.GERMINATE, 0), (1, Op.ADVANCE, 0))
     score = linear([0.05, 0.0], 0.01)
     waiting, committing = episode(SHAPED, score, held, (*held, (2, Op.FOSSILIZE, 0)))

@@ -105,6 +105,7 @@ def test_a_summary_of_hosts_that_never_scored_is_told() -> None:
     nan = float("nan")
     summary = RoundSummary(
         round_index=0,
+        modes=("shipped",),
         returns=(-1.0,),
         score=(nan,),
         committed=(nan,),
