@@ -15,9 +15,9 @@ from esper_core.errors import RunError
 from esper_core.phases import collect
 from esper_core.phases.collect import Cast, Episode, EpochReport
 from esper_core.plugin.protocols import SinkContext
-from esper_core.plugin.rewards import Standing
+from esper_core.plugin.rewards import Potential
 from esper_core.runner.events import Events
-from esper_plugins.rewards import shipped
+from esper_plugins.rewards import potentials
 from esper_plugins.sinks.jsonl import JsonLines
 
 
@@ -120,10 +120,12 @@ def test_a_burst_of_events_is_written_whole(tmp_path: Path) -> None:
 def test_a_reward_that_is_not_finite_stops_the_run_and_names_the_component(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(after: Standing) -> Any:
-        return np.asarray([0.0, np.inf])
+    def broken() -> Potential:
+        return Potential(
+            units="score", low=-np.inf, high=np.inf, level=lambda after: np.asarray([0.0, np.inf])
+        )
 
-    monkeypatch.setattr(shipped, "_score", broken)
+    monkeypatch.setattr(potentials, "score", broken)
     with pytest.raises(RunError, match=r"component 'score' is not finite in epoch 0, environments \[1\]"):
         esper_core.run("spirals", sets=SMALL, out=tmp_path / "run")
 
