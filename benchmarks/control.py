@@ -2,12 +2,13 @@
 
     python benchmarks/control.py [--seeds 5] [--steps 100000] [--out runs/control] [--task NAME ...]
 
-`CartPole` is CartPole-v1. `CartPole without velocities` shows positions only, so that one has to remember.
-Ours is `experience` and `improve` of `esper_core.plugin` with a small network that is defined here. Beside it
-are PPO of stable-baselines3 and RecurrentPPO of sb3-contrib, with networks of the same shape. All have the
-settings of the RL Zoo for these problems: 8 environments, 32 steps, 20 passes over all of them at once, gamma
-0.98, lambda 0.8, and a learning rate of 0.001 and a clip of 0.2 that fall linearly to 0. Only memories are
-smaller, 64 instead of 256, in both.
+`CartPole` is CartPole-v1. `CartPole without velocities` shows the two positions only, in units of where an
+episode ends, so that one has to remember. Ours is `experience` and `improve` of `esper_core.plugin` with a
+small network that is defined here. Beside it are PPO of stable-baselines3 and RecurrentPPO of sb3-contrib,
+with networks of the same shape. All have the settings of the RL Zoo for these problems: 8 environments, 32
+steps, 20 passes over all of them at once, gamma 0.98, lambda 0.8, and a learning rate of 0.001 and a clip of
+0.2 that fall linearly to 0. To save time, the recurrent ones have 64 steps, 10 passes and memories of 64
+instead of 256.
 
 `evaluated` is the mean return of the most probable actions of what was learned, over the same episodes for
 all. `while learning` is the return of the episode that a step of training lies in, averaged over all of them.
@@ -38,9 +39,7 @@ from torch import Tensor, nn
 
 from esper_core.plugin import Judged, LearnSettings, Rollout, experience, improve
 
-ENVS, ROWS = 8, 32
-HIDDEN = 64
-"""Width of a recurrent network's memory."""
+ENVS = 8
 EPISODES = 100
 """Episodes of an evaluation."""
 MOST = 500.0
@@ -51,7 +50,6 @@ CLIP = 0.2
 LEARN = LearnSettings(
     gamma=0.98,
     trace=0.8,
-    passes=20,
     minibatches=1,
     lr=1e-3,
     lr_end=0.0,
@@ -64,18 +62,24 @@ LEARN = LearnSettings(
 """The value's error has a factor of one half here, a weight of one half there; divergence has no limit."""
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True, eq=False)
 class Task:
     """A control problem.
 
     Attributes:
         sees: which of the four numbers of a state are shown.
+        units: of what is shown.
+        rows: steps of a rollout.
+        passes: over a rollout.
         hidden: width of the memory; 0 means none.
         reference: the implementation that is known to be good.
         policy: its name for a network of the same shape as ours.
     """
 
-    sees: tuple[int, ...]
+    sees: list[int]
+    units: NDArray[np.float32]
+    rows: int
+    passes: int
     hidden: int
     reference: type[Any]
     policy: str
@@ -83,15 +87,31 @@ class Task:
     def make(self) -> gymnasium.Env[Any, Any]:
         """One environment."""
         env = gymnasium.make("CartPole-v1")
-        box = env.observation_space
-        shown = gymnasium.spaces.Box(box.low[list(self.sees)], box.high[list(self.sees)], dtype=np.float32)
-        return gymnasium.wrappers.TransformObservation(env, lambda state: state[list(self.sees)], shown)
+        shown = gymnasium.spaces.Box(-np.inf, np.inf, (len(self.sees),), np.float32)
+        return gymnasium.wrappers.TransformObservation(
+            env, lambda state: state[self.sees] / self.units, shown
+        )
 
 
-TASKS = {
-    "CartPole": Task((0, 1, 2, 3), 0, stable_baselines3.PPO, "MlpPolicy"),
-    "CartPole without velocities": Task((0, 2), HIDDEN, sb3_contrib.RecurrentPPO, "MlpLstmPolicy"),
-}
+CARTPOLE = Task(
+    sees=[0, 1, 2, 3],
+    units=np.ones(4, np.float32),
+    rows=32,
+    passes=20,
+    hidden=0,
+    reference=stable_baselines3.PPO,
+    policy="MlpPolicy",
+)
+POSITIONS = Task(
+    sees=[0, 2],
+    units=np.asarray([2.4, 12 * np.pi / 180], np.float32),
+    rows=64,
+    passes=10,
+    hidden=64,
+    reference=sb3_contrib.RecurrentPPO,
+    policy="MlpLstmPolicy",
+)
+TASKS = {"CartPole": CARTPOLE, "CartPole without velocities": POSITIONS}
 Predict = Callable[[NDArray[Any], Any, NDArray[Any]], tuple[NDArray[Any], Any]]
 """Observations `[N, K]`, memory (None at first) and who begins `[N]`; gives actions `[N]` and memory."""
 
@@ -170,6 +190,7 @@ class Play:
     """Eight environments that are played on and on; a rollout is cut out of them."""
 
     def __init__(self, task: Task, network: Network, seed: int) -> None:
+        self._rows = task.rows
         self._envs = SyncVectorEnv([task.make] * ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
         self._network = network
         self._seen, _ = self._envs.reset(seed=seed)
@@ -180,22 +201,22 @@ class Play:
 
     @torch.no_grad()
     def rollout(self) -> tuple[Rollout, Tensor]:
-        """`ROWS` steps, and `[T, N]` values of the states behind truncated ones."""
-        rollout, after = Rollout.empty(ROWS, ENVS), torch.zeros(ROWS, ENVS)
-        rollout.trace["seen"] = np.zeros((ROWS, *self._seen.shape), np.float32)
-        rollout.trace["begins"] = np.zeros((ROWS, ENVS), np.bool_)
+        """Some steps, and `[T, N]` values of the states behind truncated ones."""
+        rollout, after = Rollout.empty(self._rows, ENVS), torch.zeros(self._rows, ENVS)
+        rollout.trace["seen"] = np.zeros((self._rows, *self._seen.shape), np.float32)
+        rollout.trace["begins"] = np.zeros((self._rows, ENVS), np.bool_)
         # a rollout begins with the memory that the last one ended with; nobody reads the other rows
-        rollout.trace["memory"] = np.zeros((ROWS, *self._memory.shape), np.float32)
+        rollout.trace["memory"] = np.zeros((self._rows, *self._memory.shape), np.float32)
         rollout.trace["memory"][0] = self._memory.numpy()
         rollout.played[:] = True
-        for row in range(ROWS):
+        for row in range(self._rows):
             rollout.trace["seen"][row], rollout.trace["begins"][row] = self._seen, self._begins
             logits, _, self._memory = self._network(*self._now(self._seen, self._begins))
             action = torch.distributions.Categorical(logits=logits[0]).sample().numpy()
             self._seen, reward, terminated, truncated, info = self._envs.step(action)
             rollout.heads[row, :, 0], rollout.reward[row] = action, reward
             rollout.terminated[row] = terminated
-            rollout.truncated[row] = ~terminated & (truncated | (row == ROWS - 1))
+            rollout.truncated[row] = ~terminated & (truncated | (row == self._rows - 1))
             self._begins = terminated | truncated
             if rollout.truncated[row].any():
                 _, value, _ = self._network(*self._now(_last(self._seen, info), np.zeros(ENVS, np.bool_)))
@@ -228,13 +249,13 @@ def ours(task: Task, seed: int, steps: int) -> tuple[Predict, list[int]]:
     network = Network(task)
     adam = torch.optim.Adam(network.parameters(), LEARN.lr, eps=1e-5)
     play = Play(task, network, seed)
-    used = torch.zeros(ROWS, ENVS, 7, dtype=torch.bool)
+    used = torch.zeros(task.rows, ENVS, 7, dtype=torch.bool)
     used[..., 0] = True
-    rounds = steps // (ROWS * ENVS)
+    rounds = steps // (task.rows * ENVS)
     for number in range(rounds):
         rollout, after = play.rollout()
         progress = (number + 1) / rounds
-        learn = attrs.evolve(LEARN, clip=max(CLIP * (1.0 - progress), 1e-9))
+        learn = attrs.evolve(LEARN, passes=task.passes, clip=max(CLIP * (1.0 - progress), 1e-9))
         played = experience(network, rollout, used, learn, after)
         improve(network, adam, played, learn, scale=1.0, keys=(seed, number), progress=progress)
     return network.predict, play.returns
@@ -246,9 +267,9 @@ def reference(task: Task, seed: int, steps: int) -> tuple[Predict, list[int]]:
     model = task.reference(
         task.policy,
         envs,
-        n_steps=ROWS,
-        batch_size=ROWS * ENVS,
-        n_epochs=LEARN.passes,
+        n_steps=task.rows,
+        batch_size=task.rows * ENVS,
+        n_epochs=task.passes,
         gamma=LEARN.gamma,
         gae_lambda=LEARN.trace,
         learning_rate=lambda left: LEARN.lr * left,
@@ -260,7 +281,7 @@ def reference(task: Task, seed: int, steps: int) -> tuple[Predict, list[int]]:
         seed=seed,
         device="cpu",
     )
-    model.learn(steps // (ROWS * ENVS) * ROWS * ENVS)
+    model.learn(steps // (task.rows * ENVS) * task.rows * ENVS)
     returns = [length for lengths in envs.env_method("get_episode_lengths") for length in lengths]
     return lambda seen, memory, begins: model.predict(seen, memory, begins, deterministic=True), returns
 

@@ -42,7 +42,7 @@ _TERMS = (
     (
         "esper/synergy",
         "esper_plugins.rewards.flows:synergy",
-        "esper_plugins.rewards.settings:Synergy",
+        None,
         "Flow, a baseline: a bonus for seeds that work together",
     ),
     (
@@ -68,12 +68,6 @@ _TERMS = (
         "esper_plugins.rewards.events:lost_seed",
         None,
         "Event: a seed that is gone though nobody asked",
-    ),
-    (
-        "esper/fossilized",
-        "esper_plugins.rewards.events:fossilized",
-        "esper_plugins.rewards.settings:Fossilized",
-        "Event: a bonus for a seed that was committed",
     ),
     (
         "esper/shock",
@@ -106,10 +100,10 @@ _TERMS = (
         "Account: credit for contribution and progress",
     ),
     (
-        "esper/drip",
-        "esper_plugins.rewards.accounts:drip",
-        "esper_plugins.rewards.settings:Drip",
-        "Account: what committed seeds contribute, little by little",
+        "esper/bonus",
+        "esper_plugins.rewards.accounts:bonus",
+        "esper_plugins.rewards.settings:Bonus",
+        "Account: what committed seeds go on contributing",
     ),
     (
         "esper/hindsight",

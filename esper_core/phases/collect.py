@@ -72,12 +72,14 @@ class Blessed:
         epoch: `[N]` that was healthy; -1 for the hosts at birth.
         slots: after it.
         signals: after it.
+        bare: `[N]` score without seeds after it; NaN for the hosts at birth.
         tensors: the device strategy's snapshot.
     """
 
     epoch: Ints
     slots: SlotTable
     signals: HostSignals
+    bare: Floats
     tensors: Any
 
 
@@ -190,7 +192,13 @@ def begin(cast: Cast, envs: Ints, round_index: int, planted: SlotTable | None = 
         attribution=Attribution.unknown(len(envs), count),
         signals=signals,
         vitals=Vitals.unknown(len(envs), cast.governor.window),
-        blessed=Blessed(epoch=np.full(len(envs), -1), slots=slots, signals=signals, tensors=saved),
+        blessed=Blessed(
+            epoch=np.full(len(envs), -1),
+            slots=slots,
+            signals=signals,
+            bare=np.full(len(envs), np.nan),
+            tensors=saved,
+        ),
         tensors=tensors,
         memory=cast.policy.start(envs, round_index),
         ledgers=reward.open_ledgers(cast.reward, envs, count),
@@ -359,6 +367,7 @@ def _govern(cast: Cast, episode: Episode) -> tuple[Episode, Ints]:
         epoch=np.where(healthy, episode.epoch - 1, episode.blessed.epoch),
         slots=rows(healthy, episode.slots, episode.blessed.slots),
         signals=rows(healthy, episode.signals, episode.blessed.signals),
+        bare=np.where(healthy, episode.attribution.bare, episode.blessed.bare),
         tensors=cast.device.snapshot(episode.tensors, episode.blessed.tensors, healthy),
     )
     return attrs.evolve(episode, blessed=blessed), verdict
@@ -373,13 +382,14 @@ def _rolled_back(cast: Cast, episode: Episode, panicked: Bools) -> Episode:
     slots = lifecycle.rollback(episode.slots, blessed.slots, panicked)
     tensors, _ = cast.device.edit(episode.tensors, lifecycle.edits(episode.slots, slots))
     committed = blessed.signals.committed
+    known = attrs.evolve(Attribution.unknown(*slots.shape), committed=committed, bare=blessed.bare)
     signals = attrs.evolve(blessed.signals, train_loss=unknown.train_loss, loss=unknown.loss, score=committed)
     return attrs.evolve(
         episode,
         begins=panicked,
         slots=slots,
         evidence=rows(panicked, Evidence.unknown(*slots.shape), episode.evidence),
-        attribution=rows(panicked, Attribution.unknown(*slots.shape), episode.attribution),
+        attribution=rows(panicked, known, episode.attribution),
         signals=rows(panicked, signals, episode.signals),
         tensors=cast.device.restore(tensors, blessed.tensors, panicked),
     )

@@ -15,6 +15,7 @@ import numpy as np
 from esper_core.errors import PluginError, RunError, did_you_mean
 from esper_core.plugin.rewards import (
     MEASUREMENTS,
+    PANIC,
     Account,
     Event,
     Flow,
@@ -27,8 +28,6 @@ from esper_core.plugin.rewards import (
 )
 from esper_core.state.arrays import Bools, Floats, Ints, take
 
-PANIC = "panic"
-"""Name of the component that every family has: what panics cost."""
 ROUNDING = 1e-9
 """How far a value may lie outside a bound b, in units of max(1, |b|)."""
 
@@ -54,7 +53,7 @@ class Ledger:
         levels: `[N]` or `[N, S]` per potential: where it stood last; NaN before the segment's first known
             level.
         balances: `[N, S]` per account: what the seed has been paid.
-        vested: `[N, S]` per account: the seed keeps it.
+        vested: `[N, S]` per account: the seed keeps it when it goes.
         notes: `[N, ...]` per term with a memory.
         seed: `[N, S]` numbers of the seeds that the balances belong to; -1 without one.
     """
@@ -103,6 +102,8 @@ def check(family: RewardFamily) -> None:
     """
     where = f"reward {family.name}"
     taken = {PANIC}
+    if not family.terms:
+        raise PluginError(f"{where}: has no terms; expected at least one")
     for term in family.terms:
         if not isinstance(term, Flow | Event | Potential | Account | Outcome):
             raise PluginError(
@@ -268,8 +269,13 @@ def pay(
     for term in family.terms:
         seen = transition
         if term.memory is not None:
-            noted = term.memory.follow(ledger.notes[term.name], transition)
-            seen = attrs.evolve(transition, after=attrs.evolve(transition.after, noted=noted))
+            last = ledger.notes[term.name]
+            noted = _remembered(term, last, term.memory.follow(last, transition))
+            seen = attrs.evolve(
+                transition,
+                before=attrs.evolve(transition.before, noted=last),
+                after=attrs.evolve(transition.after, noted=noted),
+            )
             blank = term.memory.blank(*ledger.seed.shape)
             ends = transition.terminal.reshape(-1, *[1] * (noted.ndim - 1))
             notes[term.name] = np.where(ends, blank, noted)
@@ -299,6 +305,17 @@ def pay(
     )
 
 
+def _remembered(term: Term, last: Floats, noted: Any) -> Floats:
+    """What a memory gives, or an error if it has another shape than it began with."""
+    found: Floats = np.asarray(noted, np.float64)
+    if found.shape != last.shape:
+        raise RunError(
+            f"reward component {term.name!r} remembers an array of shape {found.shape}; "
+            f"expected {last.shape}, as it began; correct the term's memory"
+        )
+    return found
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class _Books:
     """What the payment of every term needs.
@@ -325,11 +342,11 @@ def _amount(term: Term, books: _Books, transition: Transition) -> Floats:
     seed = books.ledger.seed
     if isinstance(term, Event):
         given: Any = term.amount(transition)
-    elif isinstance(term, Flow) or (isinstance(term, Outcome) and transition.final):
-        given = term.amount(transition.after)
     else:
-        return np.zeros(len(seed))
+        given = term.amount(transition.after)  # type: ignore[attr-defined]
     amount = _shaped(term, "amount", given, books, seed.shape[:1], seed.shape)
+    if isinstance(term, Outcome) and not transition.final:
+        return np.zeros_like(amount)
     _expect(term, "amount", amount, ~np.isfinite(amount), books)
     return amount
 
@@ -370,9 +387,10 @@ def _potential(term: Potential, books: _Books, transition: Transition) -> tuple[
 def _account(term: Account, books: _Books, transition: Transition) -> tuple[Floats, Floats, Bools]:
     """What an account pays, its balances, and which of them are vested, all `[N, S]`.
 
-    A balance b follows its seed's target, from 0 on, and an epoch pays b' - b / gamma while it may have to be
-    paid back: as a potential would, so that what is taken back is worth what was given. From the epoch after
-    the seed is vested in on, an epoch pays b' - b.
+    A balance b follows its seed's target, from 0 on, and an epoch pays b' - b / gamma, as a potential does:
+    what is taken back is worth what was given, whenever that was. So the discounted payments for a seed add
+    up to gamma^e b_e if it is vested at the end e of its segment, or when it is pruned, and to 0 otherwise.
+    A panic undoes a commitment that was made after what it rolls back to, and then its balance, too.
     """
     after, ledger = transition.after, books.ledger
     seed, balance, kept = after.slots.seed, ledger.balances[term.name], ledger.vested[term.name]
@@ -383,11 +401,11 @@ def _account(term: Account, books: _Books, transition: Transition) -> tuple[Floa
     vesting = _shaped(term, "vested", term.vested(after), books, seed.shape) > 0
     vested = (seed >= 0) & (vesting | (same & kept))
     sofar = np.where(same, balance, 0.0)
-    change = np.where(np.isnan(target) | (vested & (not term.follows)), 0.0, target - sofar)
-    change = np.clip(change, -term.step, np.where(after.slots.withdrawing, 0.0, term.step))
+    change = np.where(np.isnan(target), 0.0, target - sofar)
+    change = np.minimum(change, np.where(after.slots.withdrawing, 0.0, term.step))
     due = np.where(transition.terminal[:, None] & ~vested, 0.0, sofar + change)
-    owed = np.where(kept, sofar, balance / books.gamma)
-    return due - owed, due, vested
+    keeps = kept & ~same & ~transition.panicked[:, None]
+    return due - np.where(keeps, 0.0, balance / books.gamma), due, vested
 
 
 def _shaped(term: Term, what: str, given: Any, books: _Books, *shapes: tuple[int, ...]) -> Floats:

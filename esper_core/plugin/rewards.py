@@ -26,6 +26,10 @@ MEASUREMENTS = frozenset(a.name for kind in (HostSignals, Evidence, Attribution)
 and `Attribution`. Slots and decisions are not measured; they are known."""
 
 
+PANIC = "panic"
+"""Name of the component that every reward has: what panics cost."""
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class Standing:
     """Where N environments stand between two epochs.
@@ -82,6 +86,8 @@ class Transition:
 
 
 def _frozen(names: Iterable[str]) -> frozenset[str]:
+    if isinstance(names, str):
+        raise TypeError(f"'needs' must be a set of names, not the text {names!r}")
     return frozenset(names)
 
 
@@ -160,20 +166,18 @@ class Potential(Term):
 class Account(Term):
     """Paid as the change of a balance that the kernel owns.
 
-    While a seed is not vested, every way out (prune, rollback, end) takes its balance back with interest, so
-    that its payments, discounted, add up to 0. A seed that is being withdrawn earns nothing more.
+    What is not vested is paid back on every way out (prune, rollback, end), with interest, so that its
+    payments, discounted, add up to 0. A seed that is being withdrawn earns nothing more.
 
     Attributes:
         target: `[N, S]`, at least 0: the balance that the seed deserves; unknown (NaN) leaves it as it is.
-        vested: `[N, S]`: the seed keeps what it was paid, for good.
-        step: largest change of a balance in an epoch (units of the target).
-        follows: the balance of a vested seed goes on following its target; else it stays as it is.
+        vested: `[N, S]`: the seed keeps its balance when the segment ends or it is pruned, from now on.
+        step: largest rise of a balance in an epoch (units of the target); it falls at once.
     """
 
     target: Callable[[Standing], Floats]
     vested: Callable[[Standing], Bools]
     step: float = np.inf
-    follows: bool = False
 
 
 @attrs.frozen(kw_only=True)

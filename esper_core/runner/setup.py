@@ -152,7 +152,7 @@ def rewards_of(config: Config, catalogue: Catalogue) -> Rewards:
     """
     families = {}
     for mode, terms in config.reward.terms.items():
-        built = tuple(_term(catalogue, name, term) for name, term in terms.items())
+        built = tuple(_term(catalogue, name, term) for name, term in terms.items() if term.weight)
         families[mode] = RewardFamily(name=f"{config.reward.name}, mode {mode!r}", terms=built)
         reward.check(families[mode])
     order = list(families)

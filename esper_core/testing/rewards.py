@@ -85,13 +85,13 @@ def episodes(draw: st.DrawFn, *, max_epochs: int = 5, max_envs: int = 3, max_slo
         coarse=draw(st.booleans()),
     )
     panics = draw(st.sampled_from([0.0, 0.3]))
-    common = {"host_parameters": draw(st.integers(1, 1000)), "progress": draw(st.floats(0, 1))}
     at = Standing(
         slots=SlotTable.empty(envs, slots),
         signals=HostSignals.unknown(envs),
         evidence=Evidence.unknown(envs, slots),
         attribution=Attribution.unknown(envs, slots),
-        **common,
+        host_parameters=draw(st.integers(1, 1000)),
+        progress=draw(st.floats(0, 1)),
     )
     epochs = []
     for t in range(count):
@@ -117,18 +117,23 @@ def _next(chance: _Chance, at: Standing, panicked: Bools) -> Standing:
     """An epoch later; what a panic leaves is known as `phases.collect` leaves it."""
     slots = _lived(chance.rng, at.slots, panicked)
     signals, attribution = _measured(chance, at.signals, slots)
-    unknown = Evidence.unknown(*slots.shape)
+    unknown, unknown_host = Evidence.unknown(*slots.shape), HostSignals.unknown(len(panicked))
     floats = [a.name for a in attrs.fields(Evidence) if getattr(unknown, a.name).dtype == np.float64]
     drawn = np.where(slots.seed >= 0, chance.values(len(floats), *slots.shape), np.nan)
     values = {n: np.abs(v) if n.endswith("_error") else v for n, v in zip(floats, drawn, strict=True)}
     evidence = attrs.evolve(unknown, **values)
-    rescued = attrs.evolve(signals, train_loss=signals.train_loss * np.nan, loss=signals.loss * np.nan)
+    rescued = attrs.evolve(
+        signals, train_loss=unknown_host.train_loss, loss=unknown_host.loss, score=signals.committed
+    )
+    shipped = attrs.evolve(
+        Attribution.unknown(*slots.shape), committed=attribution.committed, bare=attribution.bare
+    )
     return attrs.evolve(
         at,
         slots=slots,
-        signals=rows(panicked, attrs.evolve(rescued, score=signals.committed), signals),
+        signals=rows(panicked, rescued, signals),
         evidence=rows(panicked, unknown, evidence),
-        attribution=rows(panicked, Attribution.unknown(*slots.shape), attribution),
+        attribution=rows(panicked, shipped, attribution),
     )
 
 
@@ -216,7 +221,7 @@ def without(episode: Sequence[Transition], names: Collection[str]) -> Lived:
     """The episode in which nobody ever measured the `names`, of `MEASUREMENTS`."""
 
     def blank(at: Standing) -> Standing:
-        unknown = {
+        unknown: dict[str, Any] = {
             "signals": HostSignals.unknown(len(at.slots.seed)),
             "evidence": Evidence.unknown(*at.slots.shape),
             "attribution": Attribution.unknown(*at.slots.shape),
@@ -306,10 +311,12 @@ def check_terms(terms: Mapping[str, Term], episode: Sequence[Transition], *, gam
     )
     for needs in dict.fromkeys(term.needs for term in given):
         alike, others = [term for term in given if term.needs == needs], MEASUREMENTS - needs
-        if _different(found, _amounts(alike, without(episode, others), gamma)):
-            for name in sorted(others):
-                blank = _amounts(alike, without(episode, [name]), gamma)
-                _require_same(found, blank, f"it reads {name!r}", "name that in 'needs', or do not read it")
+        for dishonest in _readers(alike, episode, others, found, gamma):
+            read = [n for n in sorted(others) if _readers([dishonest], episode, [n], found, gamma)]
+            raise AssertionError(
+                f"term {dishonest.name!r}: it reads {', '.join(read or sorted(others))}; "
+                "name that in 'needs', or do not read it"
+            )
     alone = _amounts(given, [take(t, np.zeros(1, np.int64)) for t in episode], gamma)
     first = {name: [amount[:1] for amount in amounts] for name, amounts in found.items()}
     _require_same(first, alone, "it pays an environment for what others do", "keep them apart: axis 0")
@@ -328,7 +335,24 @@ def _amounts(terms: Sequence[Term], episode: Sequence[Transition], gamma: float)
     return {term.name: [payment.components[term.name] for payment in paid] for term in terms}
 
 
-def _different(one: dict[str, list[Floats]], other: dict[str, list[Floats]]) -> list[str]:
+def _readers(
+    terms: Sequence[Term],
+    episode: Sequence[Transition],
+    names: Collection[str],
+    found: Mapping[str, list[Floats]],
+    gamma: float,
+) -> list[Term]:
+    """The terms that pay something else, or cannot be paid, where nobody measured the `names`."""
+    try:
+        different = _different(found, _amounts(terms, without(episode, names), gamma))
+    except AssertionError:
+        if len(terms) == 1:
+            return list(terms)
+        return [reader for term in terms for reader in _readers([term], episode, names, found, gamma)]
+    return [term for term in terms if term.name in different]
+
+
+def _different(one: Mapping[str, list[Floats]], other: Mapping[str, list[Floats]]) -> list[str]:
     """Names of terms that pay something else; sums may differ by the order of their summands."""
     return [
         name
@@ -338,7 +362,7 @@ def _different(one: dict[str, list[Floats]], other: dict[str, list[Floats]]) -> 
 
 
 def _require_same(
-    one: dict[str, list[Floats]], other: dict[str, list[Floats]], wrong: str, remedy: str
+    one: Mapping[str, list[Floats]], other: Mapping[str, list[Floats]], wrong: str, remedy: str
 ) -> None:
     for name in _different(one, other):
         raise AssertionError(f"term {name!r}: {wrong}; {remedy}")

@@ -6,38 +6,36 @@ import numpy as np
 
 from esper_core.plugin import Account, Floats, Memory, Standing, Transition
 from esper_plugins.rewards.credit import (
+    WORTH,
     combine,
     committed,
     earned,
-    guard,
     just_committed,
+    limited,
     progress,
     progress_memory,
 )
-from esper_plugins.rewards.settings import Drip, Escrow, Hindsight, Share
+from esper_plugins.rewards.settings import Bonus, Escrow, Hindsight, Share
 
 
 def share(settings: Share) -> Account:
     """A seed's share of what all seeds add to the score, less what may be chance.
 
-        target = max(0, estimate - errors * its standard error)
-
-    Shapley shares add up to the score minus that of the bare host, so nothing is credited twice. A committed
-    seed goes on following its target.
+    target = limited(max(0, estimate - errors * its standard error)), as in `credit`
     """
     error = f"{settings.estimate}_error"
 
     def target(at: Standing) -> Floats:
         found = at.attribution
-        return earned(getattr(found, settings.estimate), getattr(found, error), settings.errors)
+        sure = earned(getattr(found, settings.estimate), getattr(found, error), settings.errors)
+        return limited(sure, at)
 
     return Account(
         units="score",
         low=0.0,
         high=inf,
-        needs={settings.estimate, error},
+        needs={settings.estimate, error, *WORTH},
         step=settings.step,
-        follows=True,
         target=target,
         vested=committed,
     )
@@ -46,18 +44,17 @@ def share(settings: Share) -> Account:
 def attribution(settings: Escrow) -> Account:
     """Credit for a seed's contribution in view of the progress since its germination.
 
-    target = combine(p, c) * guard, as in `credit`
+    target = limited(combine(p, c)), as in `credit`
     """
 
     def target(at: Standing) -> Floats:
-        credit = combine(settings.combine, progress(at), at.evidence.contribution)
-        return credit * guard(at, settings.guard)[:, None]
+        return limited(combine(settings.combine, progress(at), at.evidence.contribution), at)
 
     return Account(
         units="score",
         low=0.0,
         high=inf,
-        needs={"contribution", "score", "committed"},
+        needs={"contribution", *WORTH},
         memory=progress_memory(settings.window),
         step=settings.step,
         target=target,
@@ -65,19 +62,33 @@ def attribution(settings: Escrow) -> Account:
     )
 
 
-def drip(settings: Drip) -> Account:
-    """The contribution of a committed seed, little by little; what it loses later is taken back as slowly."""
+def bonus(settings: Bonus) -> Account:
+    """What a committed seed goes on contributing, if it was ripe when it was committed.
+
+    target = limited(max(0, c - errors * its error)) * min(1, epochs in HOLDING before it / ripe)
+
+    With a small `step` it is paid out little by little.
+    """
+
+    def blank(envs: int, slots: int) -> Floats:
+        return np.full((envs, slots), np.nan)  # a survivor of a panic: unknown, so that its balance stays
+
+    def follow(noted: Floats, transition: Transition) -> Floats:
+        ripe = np.minimum(transition.before.slots.dwell / settings.ripe, 1.0)
+        return np.where(just_committed(transition), ripe, np.where(committed(transition.after), noted, 0.0))
 
     def target(at: Standing) -> Floats:
-        return np.where(committed(at), np.maximum(at.evidence.contribution, 0.0), 0.0)
+        found = at.evidence
+        sure = earned(found.contribution, found.contribution_error, settings.errors)
+        return limited(np.where(committed(at), sure, 0.0), at) * at.noted
 
     return Account(
         units="score",
         low=0.0,
         high=inf,
-        needs={"contribution"},
+        needs={"contribution", "contribution_error", *WORTH},
+        memory=Memory(blank=blank, follow=follow),
         step=settings.step,
-        follows=True,
         target=target,
         vested=committed,
     )
@@ -121,7 +132,6 @@ def hindsight(settings: Hindsight) -> Account:
         high=settings.cap,
         needs={"interaction", "shapley"},
         memory=Memory(blank=blank, follow=follow),
-        follows=True,
         target=target,
         vested=lambda at: at.noted[:, :, -1] > 0,
     )

@@ -1,4 +1,4 @@
-"""What the terms that credit seeds have in common: progress, guards, and how two measures are combined.
+"""What the terms that credit seeds have in common: progress, how measures are combined, and limits.
 
 Role: pure functions; sources are the equations in each docstring. Neighbours: `flows` pays credit as a level,
 `accounts` as a balance.
@@ -7,6 +7,9 @@ Role: pure functions; sources are the equations in each docstring. Neighbours: `
 import numpy as np
 
 from esper_core.plugin import Bools, Floats, Memory, Stage, Standing, Transition
+
+WORTH = ("score", "committed", "bare")
+"""Measurements that `limited` reads."""
 
 
 def progress_memory(window: int) -> Memory:
@@ -73,11 +76,31 @@ def combine(how: str, progress: Floats, contribution: Floats) -> Floats:
     return np.where(np.isnan(c), np.nan, credit)
 
 
-def guard(at: Standing, rate: float) -> Floats:
-    """`[N]` in (0, 1]: exp(rate * min(0, live score - committed score)); 1 where either is unknown."""
-    gap = np.nan_to_num(at.signals.score - at.signals.committed)
-    faded: Floats = np.exp(rate * np.minimum(gap, 0.0))
-    return faded
+def limited(credit: Floats, at: Standing) -> Floats:
+    """Credit that adds up to no more than what the seeds together are worth.
+
+    With b, c and s the scores of the host without seeds, with committed ones only, and as it stands, the
+    credit of committed seeds adds up to at most max(0, c - b), and that of the others to at most
+    max(0, s - c): where it would be more, all of a kind get the same share of it. So nothing is paid for
+    undoing harm, or for seeds that only seem useful because they hold each other hostage.
+
+    Args:
+        credit: `[N, S]`, at least 0, NaN where unknown.
+        at: where the seeds stand.
+
+    Returns:
+        `[N, S]` in [0, credit]; NaN where it is unknown or the limit is.
+    """
+    bare, fossils = at.attribution.bare, committed(at)
+    limits = (at.signals.committed - bare, at.signals.score - at.signals.committed)
+    result = credit
+    for kind, limit in zip((fossils, ~fossils), limits, strict=True):
+        total = np.where(kind, np.nan_to_num(credit), 0.0).sum(axis=1)
+        most = np.where(limit < 0, 0.0, limit)
+        share = np.divide(most, total, out=np.ones_like(total), where=total > most)
+        share = np.where(np.isnan(most), np.nan, share)
+        result = np.where(kind, credit * share[:, None], result)
+    return result
 
 
 def earned(value: Floats, error: Floats, errors: float) -> Floats:

@@ -5,8 +5,7 @@ from math import inf
 import numpy as np
 
 from esper_core.plugin import LIVE, Event, Floats, Op, Transition, influence
-from esper_plugins.rewards.credit import earned, just_committed
-from esper_plugins.rewards.settings import Acted, EarlyPrune, Fossilized, LossChange, Shock
+from esper_plugins.rewards.settings import Acted, EarlyPrune, LossChange, Shock
 
 
 def acted(settings: Acted) -> Event:
@@ -49,26 +48,6 @@ def lost_seed() -> Event:
         return np.where(gone & ~asked & ~before.withdrawing, 1.0, 0.0)
 
     return Event(units="seeds", low=0.0, high=1.0, amount=amount)
-
-
-def fossilized(settings: Fossilized) -> Event:
-    """A bonus, once, for a seed that was committed: it was there, it did happen, and it is ripe.
-
-        (min(c, base) + max(0, c - errors * its error)) * min(1, epochs in HOLDING / ripe)
-
-    Nothing where the contribution c is unknown or not above 0.
-    """
-
-    def amount(transition: Transition) -> Floats:
-        evidence = transition.after.evidence
-        c = evidence.contribution
-        credit = np.minimum(c, settings.base) + earned(c, evidence.contribution_error, settings.errors)
-        ripe = np.minimum(transition.before.slots.dwell / settings.ripe, 1.0)
-        return np.where(just_committed(transition) & (c > 0), credit * ripe, 0.0)
-
-    return Event(
-        units="score", low=0.0, high=inf, needs={"contribution", "contribution_error"}, amount=amount
-    )
 
 
 def shock(settings: Shock) -> Event:

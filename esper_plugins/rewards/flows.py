@@ -5,8 +5,8 @@ from math import inf
 import numpy as np
 
 from esper_core.plugin import BLENDED, LIVE, PLANTED, Floats, Flow, Standing, influence
-from esper_plugins.rewards.credit import combine, committed, guard, progress, progress_memory
-from esper_plugins.rewards.settings import Credit, LogRent, Occupancy, Synergy
+from esper_plugins.rewards.credit import WORTH, combine, committed, limited, progress, progress_memory
+from esper_plugins.rewards.settings import Credit, LogRent, Occupancy
 
 
 def rent_log(settings: LogRent) -> Flow:
@@ -55,43 +55,44 @@ def fossils() -> Flow:
 def attribution_level(settings: Credit) -> Flow:
     """A baseline: credit for the contribution of every uncommitted seed, paid as a level every epoch.
 
-    c where it is negative, else combine(p, c) * guard. It rewards waiting: a seed that is held earns it every
+    c where it is negative, else limited(combine(p, c)). It rewards waiting: a seed that is held earns it every
     epoch, and one that is committed no more. `esper/attribution` pays the same credit as a balance.
     """
 
     def amount(at: Standing) -> Floats:
         c = at.evidence.contribution
-        credit = combine(settings.combine, progress(at), c) * guard(at, settings.guard)[:, None]
-        return np.where(at.slots.within(LIVE) & ~np.isnan(c), np.where(c < 0, c, credit), 0.0)
+        credit = limited(combine(settings.combine, progress(at), c), at)
+        level = np.where(c < 0, c, credit)
+        return np.where(at.slots.within(LIVE) & ~np.isnan(level), level, 0.0)
 
     return Flow(
         units="score",
         low=-inf,
         high=inf,
-        needs={"contribution", "score", "committed"},
+        needs={"contribution", *WORTH},
         memory=progress_memory(1),
         amount=amount,
     )
 
 
-def synergy(settings: Synergy) -> Flow:
+def synergy() -> Flow:
     """A baseline: a bonus in [0, 1) for uncommitted seeds that are worth more together than alone.
 
-    tanh of 50 times the sum of a seed's interactions with all others, or of its contribution if that is less,
-    where both are above 0, times the guard. Shapley shares split the same worth and pay it once.
+    tanh(50 limited(max(0, min(I, c)))), I the sum of a seed's interactions with all others, c its
+    contribution. Shapley shares split the same worth and pay it once.
     """
     per_score = 50.0
 
     def amount(at: Standing) -> Floats:
         together = np.nan_to_num(at.attribution.interaction).sum(axis=2)
-        worth = np.minimum(together, at.evidence.contribution)
-        bonus = np.tanh(per_score * np.maximum(worth, 0.0)) * guard(at, settings.guard)[:, None]
-        return np.where(at.slots.within(LIVE) & ~np.isnan(worth), bonus, 0.0)
+        gained = np.maximum(np.minimum(together, np.nan_to_num(at.evidence.contribution)), 0.0)
+        worth = limited(np.where(at.slots.within(LIVE), gained, 0.0), at)
+        return np.tanh(per_score * np.nan_to_num(worth))
 
     return Flow(
         units="shares",
         low=0.0,
         high=1.0,
-        needs={"interaction", "contribution", "score", "committed"},
+        needs={"interaction", "contribution", *WORTH},
         amount=amount,
     )

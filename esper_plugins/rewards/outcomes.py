@@ -5,7 +5,7 @@ from math import inf
 import numpy as np
 
 from esper_core.plugin import Floats, Outcome, Standing
-from esper_plugins.rewards.credit import committed, earned
+from esper_plugins.rewards.credit import WORTH, committed, earned, limited
 from esper_plugins.rewards.settings import CommittedRent, Contributing, FinalLoss
 
 
@@ -46,7 +46,7 @@ def committed_score() -> Outcome:
 
 
 def gain() -> Outcome:
-    """By how much the committed seeds raise the score of the same host without seeds; 0 after a panic."""
+    """By how much the committed seeds raise the score of the same host without seeds."""
 
     def amount(at: Standing) -> Floats:
         bare = at.attribution.bare
@@ -56,15 +56,18 @@ def gain() -> Outcome:
 
 
 def contributing(settings: Contributing) -> Outcome:
-    """Committed seeds that contribute, slot by slot: min(1, max(0, c - errors * its error) / enough)."""
+    """Committed seeds that contribute, slot by slot.
+
+    min(1, limited(max(0, c - errors * its error)) / enough), as in `credit`
+    """
 
     def amount(at: Standing) -> Floats:
         sure = earned(at.evidence.contribution, at.evidence.contribution_error, settings.errors)
-        whole = np.minimum(np.nan_to_num(sure) / settings.enough, 1.0)
-        return np.where(committed(at), whole, 0.0)
+        credit = limited(np.where(committed(at), sure, 0.0), at)
+        return np.minimum(np.nan_to_num(credit) / settings.enough, 1.0)
 
     return Outcome(
-        units="seeds", low=0.0, high=1.0, needs={"contribution", "contribution_error"}, amount=amount
+        units="seeds", low=0.0, high=1.0, needs={"contribution", "contribution_error", *WORTH}, amount=amount
     )
 
 

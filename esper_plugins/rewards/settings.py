@@ -68,8 +68,6 @@ class Credit:
     combine: Literal["contribution", "minimum", "harmonic", "geometric"] = "harmonic"
     """How a contribution above the progress since the seed's germination counts: whole, as the smaller of the
     two, or as a mean of them."""
-    guard: float = field(default=300.0, validator=[ge(0.0), finite])
-    """How fast credit fades as the live score falls below the committed one, per unit of the score."""
 
 
 @frozen(kw_only=True)
@@ -90,9 +88,7 @@ class Escrow:
     window: int = field(default=3, validator=ge(1))
     """Epochs of which the lowest score counts as progress."""
     step: float = field(default=0.02, validator=gt(0.0))
-    """Largest change of the balance in an epoch, in units of the score."""
-    guard: float = field(default=300.0, validator=[ge(0.0), finite])
-    """How fast credit fades as the live score falls below the committed one, per unit of the score."""
+    """Largest rise of the balance in an epoch, in units of the score; it falls at once."""
 
 
 @frozen(kw_only=True)
@@ -105,15 +101,19 @@ class Share:
     errors: float = field(default=1.0, validator=[ge(0.0), finite])
     """Standard errors that are taken off, so that chance earns nothing."""
     step: float = field(default=1.0, validator=gt(0.0))
-    """Largest change of the balance in an epoch, in units of the score."""
+    """Largest rise of the balance in an epoch, in units of the score; it falls at once."""
 
 
 @frozen(kw_only=True)
-class Drip:
-    """Settings of `esper/drip`."""
+class Bonus:
+    """Settings of `esper/bonus`."""
 
-    step: float = field(default=0.002, validator=gt(0.0))
-    """Largest change of the balance in an epoch, in units of the score."""
+    errors: float = field(default=2.0, validator=[ge(0.0), finite])
+    """Standard errors that are taken off the contribution."""
+    ripe: int = field(default=5, validator=ge(1))
+    """Epochs in HOLDING before the commitment from which on all of it counts; it rises linearly to there."""
+    step: float = field(default=1.0, validator=gt(0.0))
+    """Largest rise of the balance in an epoch, in units of the score; it falls at once."""
 
 
 @frozen(kw_only=True)
@@ -151,19 +151,6 @@ class EarlyPrune:
 
 
 @frozen(kw_only=True)
-class Fossilized:
-    """Settings of `esper/fossilized`."""
-
-    base: float = field(default=0.005, validator=[ge(0.0), finite])
-    """The most that a committed seed is paid for what it contributes within its uncertainty, in units of the
-    score."""
-    errors: float = field(default=1.0, validator=[ge(0.0), finite])
-    """Standard errors that are taken off its contribution."""
-    ripe: int = field(default=5, validator=ge(1))
-    """Epochs in HOLDING after which the whole amount is paid; it rises linearly up to there."""
-
-
-@frozen(kw_only=True)
 class Shock:
     """Settings of `esper/shock`."""
 
@@ -187,7 +174,7 @@ class Contributing:
 
     enough: float = field(default=0.01, validator=[gt(0.0), finite])
     """Contribution from which on a committed seed counts as a whole one, in units of the score."""
-    errors: float = field(default=1.0, validator=[ge(0.0), finite])
+    errors: float = field(default=2.0, validator=[ge(0.0), finite])
     """Standard errors that are taken off its contribution."""
 
 

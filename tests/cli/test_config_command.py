@@ -22,6 +22,7 @@ def test_show_prints_every_field_or_that_it_is_not_set(esper: Esper) -> None:
         "# train.train_batches is not set",
         "# train.validation_batches is not set",
         "# growth.budget is not set",
+        "# learn.value_clip is not set",
     ]
     assert config.load(tomllib.loads(result.stdout), catalogue=load()) == loaded
 

@@ -55,7 +55,7 @@ def test_a_failed_plugin_is_shown_and_harms_nothing(
     assert "It may belong to a plugin that failed: acme-esper 0.3" in result.stderr
 
 
-@pytest.mark.parametrize(("trace", "lines"), [("0", 1), ("1", 7)])
+@pytest.mark.parametrize(("trace", "lines"), [("0", 1), ("1", 8)])
 def test_stderr_has_one_line_for_a_failed_plugin_and_more_on_request(
     site: Path, trace: str, lines: int
 ) -> None:

@@ -79,6 +79,7 @@ INVALID = {
     "learn.entropy": ["-1.0", "inf"],
     "learn.entropy_end": ["-0.1", "1.1"],
     "learn.value": ["-1.0", "inf"],
+    "learn.value_clip": ["0.0", "inf"],
     "learn.max_norm": ["0.0", "inf"],
     "plugins.allow": ['["a", "a"]', '["acme-esper"]', "a"],
     "plugins.block": ['["a", "a"]', '["Esper_Morph"]', "a"],

@@ -68,13 +68,13 @@ def test_a_term_and_a_mode_of_ones_own(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize(("component", "full"), [("esper/score", None), ("rent", 0.75), ("esper/rent", 0.75)])
-def test_another_component_forgets_the_weight_and_the_settings_of_the_one_below(
+def test_another_component_forgets_the_settings_of_the_one_below(
     component: str, full: float | None, catalogue: Catalogue
 ) -> None:
-    """The same one, however it is spelt, forgets nothing."""
+    """The weight stays: it says whether this is a cost. The same one, however spelt, forgets nothing."""
     rent = loaded(catalogue, shipped={"rent": {"component": component}}).reward.terms["shipped"]["rent"]
     if full is None:
-        assert (rent.weight, rent.settings) == (1.0, None)
+        assert (rent.weight, rent.settings) == (-0.1, None)
     else:
         assert (rent.weight, rent.settings.full) == (-0.1, full)  # type: ignore[union-attr]
 
@@ -260,6 +260,15 @@ def test_origins_tell_the_family_from_what_was_changed(catalogue: Catalogue) -> 
             f"{HEAD}.shipped.zz: names no component, so it is no term",
         ),
         (
+            ["reward.shipped.panic.component=score"],
+            f"{HEAD}.shipped.panic: the name is taken by what panics cost; choose another",
+        ),
+        (["reward.mine={}", "reward.mode=mine"], f"{HEAD}.mine: has no terms"),
+        (
+            ["reward.mine.one.component=score"],
+            f"{HEAD}.mine: would be ignored: no environment is paid by the mode 'mine'",
+        ),
+        (
             ["reward.shipped.rent.weight=inf"],
             f"{HEAD}.shipped.rent.weight: must be finite, not inf",
         ),
@@ -291,7 +300,7 @@ def test_origins_tell_the_family_from_what_was_changed(catalogue: Catalogue) -> 
             f"{HEAD}.shipped.rent.begins: must be >= 0.0, not -1.0",
         ),
         (
-            ["reward.cheap.score.zzz=1"],
+            ["reward.mode=cheap", "reward.cheap.score.zzz=1"],
             f"{HEAD}.cheap.score.zzz: unknown key of term 'esper/score'",
         ),
     ],
@@ -306,7 +315,7 @@ def test_what_is_wrong_is_said_in_one_line(sets: list[str], line: str, catalogue
 def test_everything_that_is_wrong_is_said_at_once(catalogue: Catalogue) -> None:
     sets = [
         "run.envs=3",
-        'reward.modes=["cheap", "chep"]',
+        'reward.modes=["cheap", "shipped", "chep", "cheap"]',
         "reward.cheap.score.weight=nan",
         "reward.shipped.rent.begins=-1.0",
     ]

@@ -71,6 +71,7 @@ def test_every_field_is_written_or_known_to_be_unset(catalogue: Catalogue) -> No
         ("train", "train_batches"),
         ("train", "validation_batches"),
         ("growth", "budget"),
+        ("learn", "value_clip"),
     }
     assert list(written) == [field.name for field in attrs.fields(config.Config)]
     assert written["policy"] == {

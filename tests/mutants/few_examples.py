@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-EXAMPLES = 20
+EXAMPLES = 10
 """Examples of every property; a property that needs more to see a mutant is a weak one."""
 
 ASKED = "_hypothesis_internal_use_settings"

@@ -232,6 +232,27 @@ def test_a_seed_that_nobody_asked_to_go_is_counted_once(episode: Lived) -> None:
             assert found[env, slot] == float(expected)
 
 
+@pytest.mark.parametrize(
+    ("stage", "known", "op", "named", "expected"),
+    [
+        (Stage.HOLDING, {}, Op.WAIT, 0, 1.0),
+        (Stage.TRAINING, {}, Op.WAIT, 0, 1.0),
+        (Stage.HOLDING, {}, Op.PRUNE, 0, 0.0),
+        (Stage.HOLDING, {}, Op.PRUNE, 1, 1.0),
+        (Stage.HOLDING, {}, Op.FOSSILIZE, 0, 1.0),
+        (Stage.BLENDING, {"withdrawing": True}, Op.WAIT, 0, 0.0),
+        (Stage.FOSSILIZED, {}, Op.WAIT, 0, 0.0),
+    ],
+)
+def test_who_is_lost_by_hand(stage: Stage, known: Any, op: Op, named: int, expected: float) -> None:
+    """The seed of slot 0 is gone, that of slot 1 is not."""
+    before = standing([[0, 1]], stage=[[stage, Stage.HOLDING]], **known)
+    (transition,) = epochs([before, standing([[-1, 1]])], ops=[[op]])
+    slot = np.asarray([named])
+    transition = attrs.evolve(transition, decision=attrs.evolve(transition.decision, slot=slot))
+    assert amount(TERMS["lost_seed"], transition).tolist() == [[expected, 0.0]]
+
+
 def test_prices_of_operations() -> None:
     """By hand: each operation its own, and nothing for waiting or for what was refused."""
     chosen = term("acted", germinate=1.0, advance=2.0, set_alpha_target=3.0, fossilize=4.0, prune=5.0)

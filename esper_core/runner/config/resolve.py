@@ -26,7 +26,7 @@ from esper_core.runner.config.records import (
     RunSettings,
 )
 from esper_core.runner.config.report import Report
-from esper_core.runner.config.stack import PRESET
+from esper_core.runner.config.rewards import PRESET
 from esper_core.state.settings import GovernorSettings, GrowthSettings, LearnSettings, TrainSettings
 
 Offer = Entry[Component]

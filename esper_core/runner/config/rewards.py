@@ -12,20 +12,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from esper_core.errors import ConfigError, EsperError, PluginError, did_you_mean
 from esper_core.plugin.catalogue import Catalogue, Entry
 from esper_core.plugin.imports import read_text
+from esper_core.plugin.rewards import PANIC
 from esper_core.plugin.specs import Component
 from esper_core.runner import strict
-from esper_core.runner.config.layers import Keys, Layer, Tree, parse
+from esper_core.runner.config.layers import Keys, Layer, Tree, lookup, parse
 from esper_core.runner.config.records import CHOICES, RewardChoice, TermChoice
 from esper_core.runner.config.report import Report
 from esper_core.state.settings import finite
 
 OWN = ("name", "mode", "modes")
 """Keys of `[reward]` that are no modes."""
+FAMILY = "reward "
+"""Beginning of the origin of what a family says."""
+PRESET = "preset of "
+"""Beginning of the origin of what a preset says."""
 
 
 @frozen(kw_only=True)
@@ -51,7 +56,7 @@ def above_family(layers: Sequence[Layer], catalogue: Catalogue) -> list[Layer]:
     others = [at for at, name in enumerate(names) if name not in (None, entry.name)]
     first = max(others, default=-1) + 1
     table = {"reward": {"name": entry.name, **_family(entry)}}
-    family = evolve(Layer(f"reward {entry.name}", table), table=in_full(table, catalogue))
+    family = Layer(f"{FAMILY}{entry.name}", in_full(table, catalogue))
     return [*layers[:first], family, *layers[first:]]
 
 
@@ -100,15 +105,16 @@ def _full(catalogue: Catalogue, name: object) -> object:
 
 
 def without_replaced(tree: Tree, layer: Layer) -> Tree:
-    """Forget the weight and the settings of a term that the layer makes another component's."""
+    """Forget the settings of a term that the layer makes another component's; its weight is the family's."""
     kept = dict(tree)
     for mode, name, term in _terms(layer.table):
         below: Any = kept
         for key in ("reward", mode, name, "component"):
             below = below.get(key) if isinstance(below, dict) else None
         if below is not None and term.get("component", below.value) != below.value:
-            terms = {other: item for other, item in kept["reward"][mode].items() if other != name}
-            kept["reward"] = {**kept["reward"], mode: terms}
+            section = kept["reward"]
+            weight = {key: leaf for key, leaf in section[mode][name].items() if key == "weight"}
+            kept["reward"] = {**section, mode: {**section[mode], name: weight}}
     return kept
 
 
@@ -136,7 +142,13 @@ def resolve(report: Report, catalogue: Catalogue, table: object, envs: int) -> R
     for mode in [key for key in offered if not _is_table_of_tables(table[key])]:
         report.add(("reward", mode), f"must be a table of terms, because it is none of {', '.join(OWN)}")
         offered.remove(mode)
+    for mode in [key for key in offered if not table[key]]:
+        report.add(("reward", mode), "has no terms")
     modes = _modes(report, entry.name, table, offered, envs)
+    for mode in set(offered) - set(modes):
+        leaf = lookup(report.tree, ("reward", mode))
+        if leaf is not None and not leaf.origin.startswith((FAMILY, PRESET)):
+            report.add(("reward", mode), f"would be ignored: no environment is paid by the mode {mode!r}")
     terms = {
         mode: {key: _term(report, catalogue, ("reward", mode, key), table[mode]) for key in table[mode]}
         for mode in offered
@@ -178,6 +190,8 @@ def _modes(
 def _term(report: Report, catalogue: Catalogue, keys: Keys, terms: Mapping[str, Any]) -> TermChoice:
     """The record of one term, or note why not."""
     table = terms[keys[-1]]
+    if keys[-1] == PANIC:
+        report.add(keys, "the name is taken by what panics cost; choose another")
     if "component" not in table:
         hint = did_you_mean(keys[-1], [name for name in terms if "component" in terms[name]])
         report.add(keys, f"names no component, so it is no term{hint}")

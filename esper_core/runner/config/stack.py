@@ -28,12 +28,10 @@ from esper_core.runner.config.layers import (
     read_file,
 )
 from esper_core.runner.config.records import CHOICES, TABLES
+from esper_core.runner.config.rewards import PRESET
 
 Source = str | Path | Mapping[str, Any]
 """Name of a task, path of a TOML file, or what such a file holds."""
-
-PRESET = "preset of "
-"""Beginning of the origin of what a preset says."""
 
 
 def stack(
