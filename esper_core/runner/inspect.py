@@ -96,7 +96,9 @@ def inspect_run(folder: RunFolder) -> Inspection:
     manifest, status = read_json(folder.manifest), folder.status()
     lives = list(_lifecycle(folder))
     about = next((e for e in _events(folder) if e["kind"] == "run"), {})
-    returns = [mean(e["returns"]) for e in _events(folder) if e["kind"] == "round"]
+    rounds = [e for e in _events(folder) if e["kind"] == "round"]
+    # returns of several reward modes have no common unit
+    returns = [mean(e["returns"]) for e in rounds if len(set(e["modes"])) == 1]
     report = compare.read(folder.report) if folder.report.exists() else None
     seeds = grown.read(folder.grown).seeds if folder.grown.exists() else None
     facts: dict[str, Any] = {
@@ -118,7 +120,7 @@ def inspect_run(folder: RunFolder) -> Inspection:
             Text(f"mean return by round, from {returns[0]:.3f} to {returns[-1]:.3f}:  {trend(returns)}")
         )
     if about:
-        parts += _lanes(lives, about, max(0, len(returns) - 1))
+        parts += _lanes(lives, about, max(0, len(rounds) - 1))
     else:
         parts.append(
             Text('no events were written (run.level = "off" or no jsonl sink), so there is no history')

@@ -75,8 +75,9 @@ class ScriptedDevice:
         Args:
             score: mean score.
             loss: mean loss; absent means 1 - score.
-            deviation: standard deviation of a sample's score, drawn anew for every configuration, so that
-                the standard error of a score is deviation / sqrt(99).
+            deviation: standard deviation of a sample's score that is reported, independent between
+                configurations, so that the standard error of a score is deviation / sqrt(99). It adds no
+                noise: whoever wants some adds it to `score`.
         """
         self._score = score
         self._loss = loss

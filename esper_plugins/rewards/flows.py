@@ -55,7 +55,7 @@ def fossils() -> Flow:
 def attribution_level(settings: Credit) -> Flow:
     """A baseline: credit for the contribution of every uncommitted seed, paid as a level every epoch.
 
-    c where it is negative, else limited(combine(p, c)). It rewards waiting: a seed that is held earns it every
+    c where it is negative, else limited(combine(p, c)). Waiting pays: a seed that is held earns it in every
     epoch, and one that is committed no more. `esper/attribution` pays the same credit as a balance.
     """
 

@@ -71,14 +71,6 @@ class Credit:
 
 
 @frozen(kw_only=True)
-class Synergy:
-    """Settings of `esper/synergy`."""
-
-    guard: float = field(default=300.0, validator=[ge(0.0), finite])
-    """How fast the bonus fades as the live score falls below the committed one, per unit of the score."""
-
-
-@frozen(kw_only=True)
 class Escrow:
     """Settings of `esper/attribution`."""
 

@@ -77,7 +77,7 @@ def test_a_row_has_what_was_recorded_of_every_environment(epoch: int, seed: int)
 @many
 @given(st.integers(0, 10**6))
 def test_a_verdict_closes_its_segment_in_the_epoch_that_it_falls_in(seed: int) -> None:
-    """B2': a rollback at any epoch terminates its segment there, and is counted; so does the episode's end."""
+    """B2': a rollback at any epoch terminates its segment there and is counted; so does the episode's end."""
     rollout = Rollout.empty(T, N)
     verdicts = np.stack([row_of(seed + t)["verdict"] for t in range(T)])
     for t in range(T):

@@ -271,9 +271,9 @@ def test_interest_by_hand() -> None:
 
 
 def test_steps_by_hand() -> None:
-    """Up and down by at most a step; what is taken back at the end is taken back at once."""
+    """Up by at most a step, and down at once."""
     rises, falls = (0, 5.0, ALIVE, False), (0, 0.5, ALIVE, False)
-    assert lived(account(step=2.0), 1.0, rises, rises, rises, falls, falls) == [2.0, 2.0, 1.0, -2.0, -3.0]
+    assert lived(account(step=2.0), 1.0, rises, rises, rises, falls, falls) == [2.0, 2.0, 1.0, -4.5, -0.5]
     kept, less = (0, 5.0, FOSSIL, False), (0, 0.0, FOSSIL, False)
     assert lived(account(step=2.0), 1.0, rises, kept, kept, less) == [2.0, 2.0, 1.0, -2.0]
 

@@ -14,8 +14,9 @@ from worlds import family
 
 from esper_core.plugin.rewards import RewardFamily
 from esper_core.state.actions import Op
-from esper_core.state.settings import GrowthSettings
+from esper_core.state.settings import GovernorSettings, GrowthSettings
 from esper_core.state.slots import Stage
+from esper_core.testing.honesty import check_family
 from esper_core.testing.scripted import OPEN, Move, Played, play
 
 HONEST = {
@@ -34,6 +35,9 @@ HONEST = {
 }
 SHAPED = family("contribution", "shaped")
 NAMES = st.sampled_from(sorted(HONEST))
+CREDITING = ("basic", "basic_plus", "escrow", "shapley", "simplified")
+CREDITS = {"attribution", "bonus", "drip", "share", "synergy", "contributing"}
+"""Components that pay for what seeds seem to be worth."""
 GAMMAS = st.sampled_from([1.0, 0.995, 0.9])
 EPOCHS, SLOTS = 7, 2
 SMALL = 1e-9
@@ -143,6 +147,82 @@ def test_a_harmful_seed_never_pays_in_any_slot(
     assert max(found) <= idle + SMALL
 
 
+@pytest.mark.property
+@settings(max_examples=200, deadline=None)
+@given(name=NAMES, gamma=GAMMAS, harm=st.floats(0.01, 0.3), drift=st.floats(-0.02, 0.05))
+def test_repairing_a_harm_never_pays(name: str, gamma: float, harm: float, drift: float) -> None:
+    """A3: One seed harms, a second one makes up for it, both are committed: all is as it was."""
+
+    def score(envs: Any, epoch: int, influence: np.ndarray) -> Any:
+        return 0.4 + drift * epoch - harm * np.maximum(influence[..., 0] - influence[..., 1], 0.0)
+
+    one, two = ([(0, Op.GERMINATE, s), (1, Op.ADVANCE, s), (2, Op.FOSSILIZE, s)] for s in (0, 1))
+    both = (*one, *((t + 3, op, s) for t, op, s in two))
+    idle, repaired = episode(HONEST[name], score, IDLE, both, gamma=gamma)
+    assert repaired <= idle + SMALL
+
+
+@pytest.mark.property
+@settings(max_examples=200, deadline=None)
+@given(
+    name=NAMES,
+    gamma=st.sampled_from([1.0, 0.995]),
+    worth=st.floats(0.05, 0.3),
+    harm=st.floats(0.02, 0.3),
+    turns=st.integers(4, 6),
+)
+def test_a_seed_that_was_useful_once_and_harms_in_the_end_never_pays(
+    name: str, gamma: float, worth: float, harm: float, turns: int
+) -> None:
+    """A3: Committed while it was useful; its worth turns before the end."""
+
+    def score(envs: Any, epoch: int, influence: np.ndarray) -> Any:
+        return 0.4 + influence[..., 0] * (worth if epoch < turns else -harm)
+
+    story = ((0, Op.GERMINATE, 0), (1, Op.ADVANCE, 0), (2, Op.FOSSILIZE, 0))
+    idle, found = episode(HONEST[name], score, IDLE, story, gamma=gamma)
+    assert found <= idle + (1.0 - gamma) * 100 * worth + SMALL, (
+        "what a loss paid early is worth a little more"
+    )
+
+
+def test_to_commit_in_bad_times_and_to_be_rolled_back_never_pays() -> None:
+    """A commitment that a panic undoes is paid back: the blessed epoch was before it. Again and again."""
+    growth = GrowthSettings(**{**_as_dict(OPEN), "max_live": 1})
+    governor = GovernorSettings(window=20, min_samples=5, patience=2, penalty=0.0)
+
+    def loss(envs: Any, epoch: int, influence: np.ndarray) -> Any:
+        return np.where(epoch % 12 in (10, 11), 50.0, 0.5)
+
+    def score(envs: Any, epoch: int, influence: np.ndarray) -> Any:
+        return 0.4 + 0.25 * influence[..., 0]
+
+    cycle = ((6, Op.GERMINATE), (7, Op.ADVANCE), (10, Op.FOSSILIZE))
+    story = [(12 * n + t, op, 0) for n in range(3) for t, op in cycle]
+    more = {"slots": SLOTS, "epochs": 36, "growth": growth, "governor": governor, "loss": loss}
+    for name in sorted(set(HONEST) - {"loss"}):
+        played = play(HONEST[name], score, [IDLE, story], **more)
+        assert played.episode.rollout.verdict[:, 1].astype(bool).sum() >= 2
+        assert (played.episode.rollout.heads[:, 1, 0] == Op.FOSSILIZE).sum() == 3
+        idle, found = returns(played, 1.0)
+        assert found <= idle + SMALL, name
+
+
+def test_chance_earns_nothing() -> None:
+    """On the mean over hosts whose scores are noisy, a seed that adds nothing is worth at most idleness."""
+    rng, envs = np.random.default_rng(0), 300
+
+    def score(envs: Any, epoch: int, influence: np.ndarray) -> Any:
+        return 0.4 + 0.01 * rng.normal(size=influence.shape[:2])
+
+    late = [(0, Op.GERMINATE, 0), (1, Op.ADVANCE, 0), (5, Op.FOSSILIZE, 0)]
+    for name in sorted(set(HONEST) - {"loss"}):
+        found = episode(HONEST[name], score, *([IDLE] * envs + [late] * envs), deviation=0.1)
+        idle, grown = found[:envs], found[envs:]
+        error = np.hypot(idle.std(), grown.std()) / envs**0.5
+        assert grown.mean() <= idle.mean() + 3 * error, name
+
+
 def _as_dict(growth: GrowthSettings) -> dict[str, Any]:
     names = ("training_dwell", "min_health", "min_contribution", "contact_bound", "embargo", "max_live")
     return {name: getattr(growth, name) for name in names}
@@ -172,7 +252,7 @@ def test_repeating_what_is_refused_never_pays(
 @pytest.mark.property
 @settings(max_examples=200, deadline=None)
 @given(
-    reward=st.sampled_from([HONEST["escrow"], HONEST["shapley"], SHAPED]),
+    reward=st.sampled_from([HONEST[name] for name in CREDITING] + [SHAPED]),
     hostage=st.floats(0.05, 0.3),
     harm=st.floats(0.05, 0.3),
     drift=st.floats(0.0, 0.02),
@@ -182,18 +262,22 @@ def test_a_seed_that_takes_the_host_hostage_is_not_credited(
 ) -> None:
     """A5: Two seeds are worse than none; each without the other is worse still, so that each seems useful.
 
-    The live score is below that of the bare host, and whatever the contributions are, credit is next to 0.
+    The score is below that of the bare host, and whatever the contributions are, nothing is credited, neither
+    before a commitment nor after it.
     """
 
     def score(envs: Any, epoch: int, influence: np.ndarray) -> Any:
         one, two = influence[..., 0], influence[..., 1]
         return 0.6 + drift * epoch - harm * np.maximum(one, two) - hostage * np.abs(one - two)
 
-    story = [(t, op, s) for s in (0, 1) for t, op in ((s, Op.GERMINATE), (3 + s, Op.ADVANCE))]
-    played = play(reward, score, [story], slots=SLOTS, epochs=EPOCHS)
-    assert played.episode.evidence.contribution[0, :2].min() > 0.04, "each seems useful"
-    for name in {"attribution", "share", "synergy"} & played.reports[0].payment.components.keys():
-        assert played.component(name)[-2:].sum() <= 1e-3
+    held = [(2 * t + s, op, s) for s in (0, 1) for t, op in ((0, Op.GERMINATE), (1, Op.ADVANCE))]
+    committed = [*held, (4, Op.FOSSILIZE, 0), (5, Op.FOSSILIZE, 1)]
+    played = play(reward, score, [held, committed], slots=SLOTS, epochs=EPOCHS)
+    assert played.episode.evidence.contribution[:, :2].min() > 0.04, "each seems useful"
+    for name in CREDITS & played.reports[0].payment.components.keys():
+        paid = played.component(name)
+        assert paid[3:, 0].max() <= SMALL, "while both are held"
+        assert paid[:, 1].sum() <= SMALL, "in the end, when both are committed"
 
 
 @pytest.mark.property
@@ -304,3 +388,21 @@ def test_a_panic_is_a_loss_that_is_not_finite_and_ends_the_segment() -> None:
     np.testing.assert_allclose(share[:, 1], [0, 25, 0, -25, 0, 0], atol=1e-12)
     assert played.episode.rollout.terminated[:, 1].tolist() == [False, False, False, True, False, True]
     assert played.component("panic")[:, 1].tolist() == [0, 0, 0, -1, 0, 0]
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.995])
+@pytest.mark.parametrize("name", sorted(HONEST))
+def test_every_honest_family_passes_the_public_check(name: str, gamma: float) -> None:
+    check_family(HONEST[name], gamma=gamma)
+
+
+def test_the_public_check_finds_what_can_be_farmed() -> None:
+    with pytest.raises(AssertionError, match=r"shaped'.*a useful seed is held and never committed"):
+        check_family(SHAPED)
+    paid = {"weight": 1.0}
+    with pytest.raises(AssertionError, match=r"sparse'.*a seed that adds nothing is planted and pruned"):
+        check_family(family("contribution", "sparse", acted={"component": "acted", **paid}))
+    with pytest.raises(AssertionError, match=r"sparse'.*what is refused is asked for again, the return is 1"):
+        check_family(family("contribution", "sparse", refused={"component": "refused", **paid}))
+    with pytest.raises(AssertionError, match=r"sparse'.*there is a harmful seed in slot 0"):
+        check_family(family("contribution", "sparse", rent={"component": "committed_rent", "weight": 9.0}))

@@ -13,14 +13,13 @@ from esper_plugins.devices.settings import Single
 from esper_plugins.policies.settings import Heuristic, LowestRank, Lstm, Oracle, Probe, Scripted, ScriptStep
 from esper_plugins.rewards.settings import (
     Acted,
+    Bonus,
     CommittedRent,
     Contributing,
     Credit,
-    Drip,
     EarlyPrune,
     Escrow,
     FinalLoss,
-    Fossilized,
     Hindsight,
     LogRent,
     LossChange,
@@ -28,7 +27,6 @@ from esper_plugins.rewards.settings import (
     Share,
     Shock,
     Stages,
-    Synergy,
 )
 from esper_plugins.tasks.settings import Digits, Spirals
 
@@ -53,19 +51,17 @@ SETTINGS = (
     CommittedRent,
     Contributing,
     Credit,
-    Drip,
     EarlyPrune,
     Escrow,
     FinalLoss,
-    Fossilized,
     Hindsight,
     LogRent,
     LossChange,
     Occupancy,
     Share,
+    Bonus,
     Shock,
     Stages,
-    Synergy,
     Digits,
     Spirals,
 )

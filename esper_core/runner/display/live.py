@@ -74,7 +74,8 @@ class Board:
     def round(self, summary: RoundSummary) -> None:
         """The next epoch shows it."""
         if self._program is not None:
-            self._returns.append(float(np.mean(summary.returns)))
+            if len(set(summary.modes)) == 1:  # returns of several modes have no common unit
+                self._returns.append(float(np.mean(summary.returns)))
             self._last = told_by_mode(summary, self._program.problem)
 
     def arm(self, name: str, episode: Episode) -> None:
@@ -106,11 +107,11 @@ class Board:
             f"{int(left // 60)}:{int(left % 60):02d} left",
         )
         news = [Text(text, style="dim") for text in self._news]
+        rounds = [Text(f"last round: {line}") for line in self._last]
         if self._returns:
             room = max(1, self._console.width - 24)
-            bars = trend(self._returns[-room:])
-            rounds = [Text(f"last round: {line}") for line in self._last]
-            news = [*rounds, Text(f"mean return by round  {bars}"), *news]
+            rounds.append(Text(f"mean return by round  {trend(self._returns[-room:])}"))
+        news = [*rounds, *news]
         self._live.update(Group(line, *([body] if body is not None else []), *news))
 
     def _hosts(self, episode: Episode, program: Program) -> Table:
