@@ -41,6 +41,10 @@ def check_family(family: RewardFamily, *, gamma: float = 1.0) -> None:
         AssertionError: the message names the family, what pays, and how much.
     """
     for slot in range(SLOTS):
+        asked = [tuple((t, Op.FOSSILIZE, slot) for t in range(k)) for k in range(4)]
+        refused = _returns(family, slot, 0.0, gamma, asked)
+        for fewer, more in pairwise(refused):
+            _require(family, np.asarray([fewer, more]), "what is refused is asked for again")
         planted = ((0, Op.GERMINATE, slot), (1, Op.ADVANCE, slot))
         pruned, committed = (*planted, (4, Op.PRUNE, slot)), (*planted, (2, Op.FOSSILIZE, slot))
         alone = (planted[0], (2, Op.PRUNE, slot))
@@ -48,10 +52,6 @@ def check_family(family: RewardFamily, *, gamma: float = 1.0) -> None:
         _require(family, none, "a seed that adds nothing is planted and pruned")
         harmful = _returns(family, slot, -WORTH, gamma, [(), pruned, planted, committed])
         _require(family, harmful, f"there is a harmful seed in slot {slot}")
-        asked = [tuple((t, Op.FOSSILIZE, slot) for t in range(k)) for k in range(4)]
-        refused = _returns(family, slot, 0.0, gamma, asked)
-        for fewer, more in pairwise(refused):
-            _require(family, np.asarray([fewer, more]), "what is refused is asked for again")
         useful = _returns(family, slot, WORTH, gamma, [committed, planted])
         _require(family, useful, "a useful seed is held and never committed")
 
