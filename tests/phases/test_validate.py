@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from esper_core.phases import validate
 from esper_core.phases.validate import EXACT, Question
 from esper_core.rules import ramps
+from esper_core.state.arrays import take
 from esper_core.state.attribution import Attribution
 from esper_core.state.plans import EvalCounts
 from esper_core.state.slots import SlotTable, Stage
@@ -362,3 +363,32 @@ def test_only_distinct_configurations_cost_anything() -> None:
     subsets = set(chain.from_iterable(combinations(range(4), size) for size in range(5)))
     on = {tuple(np.flatnonzero(row)) for row in ask(table((HOLDING,) * 4)).plan.influence[0] > 0}
     assert on == subsets
+
+
+def test_a_question_is_about_the_samples_that_it_was_asked_for() -> None:
+    slots = table((HOLDING, EMPTY))
+    for split, limit in (("validation", None), ("report", 7)):
+        plan = validate.ask(slots, (0, 0, np.arange(1), 0), split, limit).plan
+        assert (plan.split, plan.limit) == (split, limit)
+
+
+def test_what_a_neighbour_trains_changes_no_configuration() -> None:
+    """A ramp under way is looked at one step on only where a seed of the same environment trains."""
+    ramping = attrs.evolve(
+        table((Stage.BLENDING, EMPTY), (Stage.BLENDING, TRAINING)),
+        ramp_steps=np.full((2, 2), 4),
+        ramp_done=np.full((2, 2), 1),
+    )
+    alone = ask(take(ramping, np.arange(1)))
+    both = ask(ramping)
+    np.testing.assert_array_equal(both.plan.influence[0], alone.plan.influence[0])
+    assert len(np.unique(alone.plan.influence[0], axis=0)) == 2, "with the seed, and without"
+    assert len(np.unique(both.plan.influence[1], axis=0)) == 4, "and one step on, without and with the other"
+
+
+def test_losses_are_means() -> None:
+    question, play = ask(table((HOLDING,))), game(3)
+    counts = answer(question, play)
+    found = validate.read(question, counts, higher_is_better=True)
+    expected = np.mean(play(0, tuple(question.plan.influence[0, 0].tolist()))[0])
+    np.testing.assert_allclose(found.loss, expected, **EXACTLY)
