@@ -113,7 +113,8 @@ def test_every_option_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monke
         esper_core.run("spirals", policy=name, sets=small, out=tmp_path / name)
     esper_core.run("digits", policy="oracle", sets=[*tiny, "train.train_batches=2"], out=tmp_path / "oracle")
     modes = ["escrow", "shaped", "basic", "basic_plus", "sparse", "minimal", "simplified"]
-    for name, section in (("contribution", {"modes": modes}), ("shapley", {}), ("loss", {})):
+    helped = {"shapley": {"hindsight": {"weight": 1.0}}}
+    for name, section in (("contribution", {"modes": modes}), ("shapley", helped), ("loss", {})):
         table = {
             "task": {"name": "spirals"},
             "policy": {"name": "random"},
