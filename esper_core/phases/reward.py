@@ -15,7 +15,6 @@ import numpy as np
 from esper_core.errors import PluginError, RunError, did_you_mean
 from esper_core.plugin.rewards import (
     MEASUREMENTS,
-    PANIC,
     Account,
     Event,
     Flow,
@@ -26,6 +25,7 @@ from esper_core.plugin.rewards import (
     Term,
     Transition,
 )
+from esper_core.plugin.specs import PANIC
 from esper_core.state.arrays import Bools, Floats, Ints, take
 
 ROUNDING = 1e-9

@@ -26,10 +26,6 @@ MEASUREMENTS = frozenset(a.name for kind in (HostSignals, Evidence, Attribution)
 and `Attribution`. Slots and decisions are not measured; they are known."""
 
 
-PANIC = "panic"
-"""Name of the component that every reward has: what panics cost."""
-
-
 @attrs.frozen(kw_only=True, eq=False)
 class Standing:
     """Where N environments stand between two epochs.

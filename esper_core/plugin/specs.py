@@ -18,6 +18,8 @@ API_LEVEL = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 _IMPORT_STRING = re.compile(r"[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _LOCATION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[\w.-]+\.toml")
+PANIC = "panic"
+"""Name of the component that every reward has: what panics cost. No term may have it."""
 KINDS = frozenset({"vector", "map", "sequence"})
 
 

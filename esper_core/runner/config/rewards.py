@@ -17,8 +17,7 @@ from attrs import field, frozen
 from esper_core.errors import ConfigError, EsperError, PluginError, did_you_mean
 from esper_core.plugin.catalogue import Catalogue, Entry
 from esper_core.plugin.imports import read_text
-from esper_core.plugin.rewards import PANIC
-from esper_core.plugin.specs import Component
+from esper_core.plugin.specs import PANIC, Component
 from esper_core.runner import strict
 from esper_core.runner.config.layers import Keys, Layer, Tree, lookup, parse
 from esper_core.runner.config.records import CHOICES, RewardChoice, TermChoice
