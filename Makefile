@@ -5,13 +5,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test references mutants lint clean
+.PHONY: demo test slow references mutants lint clean
 
 demo: $(VENV)/.ready  ## Grow a network on real handwritten digits.
 	$(BIN)/esper run digits $(ARGS)
 
 test: $(VENV)/.ready-test  ## Run the tests.
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+slow: $(VENV)/.ready-test  ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 references: $(VENV)/.ready-references  ## Compare with other people's implementations.
 	$(BIN)/python -m pytest -m references tests/references $(ARGS)
@@ -38,7 +41,10 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-$(VENV)/.ready-references: $(VENV)/.ready-test
+$(VENV)/.ready-slow: $(VENV)/.ready-test  ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+references: $(VENV)/.ready-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[references]'
 	@touch $@
 

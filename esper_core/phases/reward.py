@@ -18,6 +18,7 @@ from esper_core.plugin.rewards import (
     Account,
     Event,
     Flow,
+    Memory,
     Outcome,
     Potential,
     RewardFamily,
@@ -243,7 +244,7 @@ def pay(
 
     - flow, event: its amount.
     - potential: gamma * level' * [not terminal] - level; see `_potential`.
-    - account: what its balances grow by; see `_account`.
+    - account: balance' - balance / gamma; see `_account`.
     - outcome: its amount in the episode's last epoch, 0 before.
 
     The component "panic" is minus the penalty where the environment panicked, else 0.
@@ -269,16 +270,7 @@ def pay(
     for term in family.terms:
         seen = transition
         if term.memory is not None:
-            last = ledger.notes[term.name]
-            noted = _remembered(term, last, term.memory.follow(last, transition))
-            seen = attrs.evolve(
-                transition,
-                before=attrs.evolve(transition.before, noted=last),
-                after=attrs.evolve(transition.after, noted=noted),
-            )
-            blank = term.memory.blank(*ledger.seed.shape)
-            ends = transition.terminal.reshape(-1, *[1] * (noted.ndim - 1))
-            notes[term.name] = np.where(ends, blank, noted)
+            seen, notes[term.name] = _remembered(term, term.memory, ledger, transition)
         if isinstance(term, Potential):
             amount, levels[term.name] = _potential(term, books, seen)
         elif isinstance(term, Account):
@@ -305,15 +297,28 @@ def pay(
     )
 
 
-def _remembered(term: Term, last: Floats, noted: Any) -> Floats:
-    """What a memory gives, or an error if it has another shape than it began with."""
-    found: Floats = np.asarray(noted, np.float64)
-    if found.shape != last.shape:
+def _remembered(
+    term: Term, memory: Memory, ledger: Ledger, transition: Transition
+) -> tuple[Transition, Floats]:
+    """The transition as a term with a memory sees it, and what the memory has for the next epoch.
+
+    Raises:
+        RunError: the memory has another shape than it began with.
+    """
+    last = ledger.notes[term.name]
+    noted: Floats = np.asarray(memory.follow(last, transition), np.float64)
+    if noted.shape != last.shape:
         raise RunError(
-            f"reward component {term.name!r} remembers an array of shape {found.shape}; "
+            f"reward component {term.name!r} remembers an array of shape {noted.shape}; "
             f"expected {last.shape}, as it began; correct the term's memory"
         )
-    return found
+    seen = attrs.evolve(
+        transition,
+        before=attrs.evolve(transition.before, noted=last),
+        after=attrs.evolve(transition.after, noted=noted),
+    )
+    ends = transition.terminal.reshape(-1, *[1] * (noted.ndim - 1))
+    return seen, np.where(ends, memory.blank(*ledger.seed.shape), noted)
 
 
 @attrs.frozen(kw_only=True, eq=False)
